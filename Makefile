@@ -1,0 +1,34 @@
+# Two commands on a fresh machine: make compare, make test. Needs Python 3.11 to 3.13 and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help compare test tensorboard lint clean
+.DEFAULT_GOAL := help
+
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+compare: $(INSTALLED) ## train PyTorch's loss and ours on MNIST, and compare them
+	$(BIN)/python train.py -m loss=torch,scratch
+
+test: $(INSTALLED) ## run every test
+	$(BIN)/python -m pytest
+
+tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
+	$(BIN)/tensorboard --logdir outputs
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the virtual environment
+	rm -rf .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): expected Python 3.11 to 3.13, give one as make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
