@@ -1,0 +1,64 @@
+"""Train a classifier with a loss of your choice: python train.py loss=scratch device=cuda"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from xent import config
+from xent.errors import BadInput
+from xent.run import run
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def main(cfg: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        run(cfg, HydraConfig.get().runtime.choices, folder)
+    except (BadInput, HydraException) as error:
+        discard(folder)
+        refuse(error)
+    except KeyboardInterrupt:
+        discard(folder)
+        kept = f"what was trained is in {os.path.relpath(folder)}" if folder.exists() else "before training began"
+        print(f"stopped; {kept}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def discard(folder: Path) -> None:
+    """Take back the folder of a run, and of its sweep, that holds nothing but what Hydra wrote before the run began."""
+    for leaf, hydras in ((folder, ".hydra"), (folder.parent, "multirun.yaml")):
+        if [path.name for path in leaf.iterdir()] == [hydras]:
+            shutil.rmtree(leaf)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End with the error in one line, or with all of it where HYDRA_FULL_ERROR=1 asks for that."""
+    if FULL_ERROR:
+        raise error
+    message = str(error)
+    if isinstance(error, HydraException) and error.__cause__:
+        message += f": {error.__cause__}"
+    print(" ".join(message.partition("Config search path")[0].split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+if __name__ == "__main__":
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it finds, for us to say in one line
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        refuse(error)
+    except OSError as error:
+        refuse(BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."))

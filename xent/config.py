@@ -1,0 +1,149 @@
+"""The schema of configs/, and the checks that need more than a type."""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from hashlib import sha1
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from xent.errors import BadInput
+
+GROUPS = ("loss", "model", "data", "optimizer")
+
+
+class Precision(Enum):
+    """The arithmetic of a run. `bfloat16` is autocast: weights, data and the optimizer stay float32."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+
+@dataclass
+class Model:
+    """A function `(shape, classes, width) -> torch.nn.Module`; see xent/models.py."""
+
+    _target_: str = MISSING
+    width: int = MISSING
+
+
+@dataclass
+class Data:
+    """One of torchvision's data sets. `mean` and `std` are a channel's, of pixels between 0 and 1."""
+
+    dataset: str = MISSING
+    root: str = MISSING
+    mean: list[float] = MISSING
+    std: list[float] = MISSING
+    crop_padding: int = 0
+    flip: bool = False
+
+
+@dataclass
+class Optimizer:
+    """A class of torch.optim. `lr` is the learning rate at the peak of the schedule."""
+
+    _target_: str = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
+class SGD(Optimizer):
+    momentum: float = MISSING
+    nesterov: bool = MISSING
+
+
+@dataclass
+class AdamW(Optimizer):
+    betas: tuple[float, float] = MISSING
+
+
+@dataclass
+class Config:
+    """Every setting of a run. What each means stands beside its value in configs/train.yaml."""
+
+    loss: dict[str, Any] = field(default_factory=dict)  # anyone's loss, so any arguments
+    model: Model = MISSING
+    data: Data = MISSING
+    optimizer: Optimizer = MISSING
+    device: str = MISSING
+    precision: Precision = MISSING
+    seed: int = MISSING
+    epochs: int = MISSING
+    max_steps: int | None = MISSING
+    batch_size: int = MISSING
+    log_every: int = MISSING
+
+
+def register() -> None:
+    """Make the schema, and the resolver that names a run's folder, known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="schema/optimizer", name="sgd", node=SGD)
+    store.store(group="schema/optimizer", name="adamw", node=AdamW)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def run_name(overrides: list[str]) -> str:
+    """What a run's command line changed, as the name of a folder: `loss=scratch,seed=1`."""
+    name = ",".join(override.lstrip("+") for override in overrides).replace("/", "%2F") or "defaults"
+    if len(name.encode()) > 200:  # a file system takes 255 bytes
+        name = f"{name[:40]}...{sha1(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def check(cfg: DictConfig) -> Config:
+    """The composed configuration as a `Config`.
+
+    Raises:
+        BadInput: a value is missing or out of its range.
+    """
+    try:
+        config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise BadInput(f"{error.full_key} is not set: give it as {error.full_key}=...") from error
+    assert isinstance(config, Config)
+    nodes: dict[str, Any] = {"": config, "model.": config.model, "data.": config.data, "optimizer.": config.optimizer}
+    for prefix, node in nodes.items():
+        known = [field.name for field in fields(node)]
+        for key in vars(node):
+            if key not in known:  # Hydra lets + add any
+                choices = ", ".join(prefix + name for name in known)
+                raise BadInput(f"{prefix}{key} is not a setting: expected one of {choices}")
+    positive = {
+        "epochs": config.epochs,
+        "max_steps": config.max_steps,
+        "batch_size": config.batch_size,
+        "log_every": config.log_every,
+        "model.width": config.model.width,
+    }
+    for key, value in positive.items():
+        if value is not None and value < 1:
+            raise BadInput(f"{key}={value}: expected a whole number of at least 1")
+    for key, value in {"seed": config.seed, "data.crop_padding": config.data.crop_padding}.items():
+        if value < 0:
+            raise BadInput(f"{key}={value}: expected a whole number of at least 0")
+    return config
+
+
+def settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
+    """Every setting by its dotted name, a group's own name standing for its choice.
+
+    Args:
+        cfg: the composed configuration.
+        choices: the choice of every group, as `{"loss": "scratch"}`.
+
+    Returns:
+        a flat dictionary of JSON values: `{"loss": "scratch", "optimizer.lr": 0.1, "seed": 0, ...}`.
+    """
+    flat: dict[str, Any] = {group: choices[group] for group in GROUPS}
+    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    for key, value in container.items():
+        group = {f"{key!s}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {}
+        flat |= group or {str(key): value}
+    return flat

@@ -1,0 +1,109 @@
+"""A data set as tensors on the device, and its batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.nn.functional import pad
+
+from xent import published
+from xent.config import Data
+from xent.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images on the device, as bytes; a batch of them is an index, a cast and a normalisation there.
+
+    `images` carries `crop_padding` black pixels on every side, to be cropped from at random while training.
+    """
+
+    images: UInt8[Tensor, "n channels padded_height padded_width"]
+    labels: Int64[Tensor, " n"]
+    classes: int
+    mean: Float[Tensor, "channels 1 1"]
+    std: Float[Tensor, "channels 1 1"]
+    crop_padding: int = 0
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height - 2 * self.crop_padding, width - 2 * self.crop_padding
+
+    def normalised(
+        self, images: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Bytes as numbers of mean 0 and standard deviation 1, in the precision of `mean` and `std`."""
+        return images.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+
+
+def load(config: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split, Split]:
+    """The training and the test split of a data set, on the device, their batches to be of `dtype`.
+
+    Raises:
+        BadInput: the data set cannot be read, or `mean` and `std` do not have a value for each of its channels.
+    """
+    channels = len(published.read(config.dataset, Path(config.root), train=True).images[0])
+    for key, values in {"data.mean": config.mean, "data.std": config.std}.items():
+        if len(values) != channels:
+            raise BadInput(f"{key}={values}: {config.dataset} has {channels} channels, expected a value for each")
+
+    mean, std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (config.mean, config.std))
+
+    def split(train: bool, crop_padding: int, flip: bool) -> Split:
+        images, labels, classes = published.read(config.dataset, Path(config.root), train)
+        images = pad(images, [crop_padding] * 4).to(device)
+        return Split(images, labels.to(device), classes, mean, std, crop_padding, flip)
+
+    return split(True, config.crop_padding, config.flip), split(False, 0, False)
+
+
+def batches(
+    split: Split, batch_size: int, seed: int, steps: int
+) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]]:
+    """`steps` batches for training: in each epoch every image once, in an order drawn anew.
+
+    The draws of an epoch, its order, crops and flips, depend on `seed` and the number of the epoch alone: they come
+    from a CPU generator and are moved to the device once an epoch. What does not fill a last batch is left out.
+    """
+    per_epoch = len(split) // batch_size
+    for epoch in range(-(-steps // per_epoch)):
+        generator = np.random.default_rng((seed, epoch))
+        order = _to(split, generator.permutation(len(split)))
+        augmented = split.crop_padding > 0 or split.flip
+        if augmented:
+            corner = _to(split, generator.integers(0, 2 * split.crop_padding + 1, (len(split), 2)))
+            flipped = _to(split, generator.random(len(split)) < 0.5 * split.flip)
+        for step in range(epoch * per_epoch, min((epoch + 1) * per_epoch, steps)):
+            position = slice(step % per_epoch * batch_size, (step % per_epoch + 1) * batch_size)
+            chosen = order[position]
+            images = _cropped(split, chosen, corner[position], flipped[position]) if augmented else split.images[chosen]
+            yield split.normalised(images), split.labels[chosen]
+
+
+def _cropped(
+    split: Split,
+    chosen: Int64[Tensor, " batch"],
+    corner: Int64[Tensor, "batch 2"],
+    flipped: Tensor,
+) -> UInt8[Tensor, "batch channels height width"]:
+    """Each chosen image, cropped at its own corner and mirrored if it is to be: one index does both."""
+    _, height, width = split.shape
+    rows = torch.arange(height, device=chosen.device) + corner[:, :1]
+    columns = torch.arange(width, device=chosen.device).expand(len(chosen), -1)
+    columns = torch.where(flipped[:, None], width - 1 - columns, columns) + corner[:, 1:]
+    images = split.images[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return images.permute(0, 3, 1, 2)
+
+
+def _to(split: Split, draws: np.ndarray) -> Tensor:
+    return torch.from_numpy(draws).to(split.labels.device, non_blocking=True)

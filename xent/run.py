@@ -1,0 +1,76 @@
+"""One run, from its configuration to its folder."""
+
+import time
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from xent import config as configuration
+from xent.config import Precision
+from xent.data import load
+from xent.device import prepare
+from xent.errors import BadInput
+from xent.progress import print_result, progress
+from xent.schedule import one_cycle
+from xent.tensorboard import FINAL, RunLog
+from xent.trace import Trace
+from xent.training import fit
+
+
+def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
+    """Train as `cfg` says and leave trace, TensorBoard events and a table of the result.
+
+    Args:
+        cfg: the composed configuration.
+        choices: the choice of every configuration group.
+        folder: where the run leaves its files.
+
+    Raises:
+        BadInput: the configuration asks for what cannot be done; nothing is written then.
+    """
+    config = configuration.check(cfg)
+    device = prepare(config.device)
+    dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
+    if device.type == "mps" and dtype == torch.float64:
+        raise BadInput("precision=float64: Apple's GPUs have no float64; train it with device=cpu")
+    train, test = load(config.data, device, dtype)
+    if config.batch_size > len(train):
+        raise BadInput(f"batch_size={config.batch_size}: {config.data.dataset} has {len(train)} training images")
+    steps = len(train) // config.batch_size * config.epochs
+    steps = min(steps, config.max_steps or steps)
+
+    torch.manual_seed(config.seed)  # weights are drawn on the CPU in float32, whatever the device and precision
+    model = instantiate(config.model, train.shape, train.classes).to(device, dtype)
+    loss = instantiate(config.loss).to(device, dtype)
+    optimizer = instantiate(config.optimizer, model.parameters())
+
+    settings = configuration.settings(cfg, choices) | {"device": str(device)}
+    trace = Trace(settings, losses=torch.full((steps,), torch.nan, dtype=dtype, device=device))
+    start = time.perf_counter()
+    try:
+        with RunLog(folder, settings) as tensorboard, progress(steps) as show:
+
+            def log(step: int, scalars: dict[str, float]) -> None:
+                tensorboard.write(step, scalars)
+                show(step, scalars)
+
+            fit(
+                model,
+                loss,
+                optimizer,
+                one_cycle(optimizer, steps),
+                train,
+                test,
+                trace,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                log_every=config.log_every,
+                autocast=config.precision is Precision.bfloat16,
+                log=log,
+            )
+    finally:
+        trace.save(folder)  # what there is of it, should the run be cut short
+    seconds = time.perf_counter() - start
+    print_result({tag: tensorboard.last[tag] for tag in FINAL}, steps, seconds, folder)

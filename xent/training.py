@@ -1,0 +1,90 @@
+"""The training loop."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import get_total_norm
+from torch.optim.lr_scheduler import LRScheduler
+
+from xent.data import Split, batches
+from xent.trace import Trace, is_probe_step
+
+PROBE = 256  # the first images of the test set, on which runs are compared
+CHUNK = 1000  # images that evaluation takes at once
+
+
+def fit(
+    model: nn.Module,
+    loss: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    train: Split,
+    test: Split,
+    trace: Trace,
+    *,
+    batch_size: int,
+    seed: int,
+    log_every: int,
+    autocast: bool = False,
+    log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
+) -> None:
+    """Train `model` for as many steps as `trace` has room for, and record them there.
+
+    The host waits for the device only to log, every `log_every` steps, and to evaluate, after each epoch.
+
+    Args:
+        loss: `(logits [batch, classes], target [batch]) -> scalar`.
+        seed: draws the order of the data and its augmentation.
+        autocast: compute logits and loss under bfloat16 autocast.
+        log: takes the number of steps made and the scalars then known, by their TensorBoard tags.
+    """
+    device = train.labels.device
+    steps = len(trace.losses)
+    steps_per_epoch = len(train) // batch_size
+    trace.probe_logits[0] = predict(model, test, PROBE, autocast)
+    model.train()
+    for step, (images, target) in enumerate(batches(train, batch_size, seed, steps), start=1):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            logits = model(images)
+            value = loss(logits, target)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        trace.losses[step - 1] = value.detach()
+        if step % log_every == 0 or step == steps:
+            accuracy = (logits.argmax(dim=1) == target).float().mean()
+            gradient_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            at_step = torch.stack([value.detach(), accuracy, gradient_norm]).tolist()
+            scalars = dict(zip(("train/loss", "train/accuracy", "train/gradient_norm"), at_step))
+            log(step, scalars | {"train/learning_rate": schedule.get_last_lr()[0]})
+        schedule.step()
+        if is_probe_step(step, steps):
+            trace.probe_logits[step] = predict(model, test, PROBE, autocast)
+        if step % steps_per_epoch == 0 or step == steps:
+            trace.tests[step] = evaluate(model, test, autocast)
+            log(step, dict(zip(("test/loss", "test/accuracy"), trace.tests[step])))
+        trace.step = step
+
+
+def evaluate(model: nn.Module, split: Split, autocast: bool = False) -> tuple[float, float]:
+    """Loss and accuracy (between 0 and 1) on the whole split.
+
+    The loss is PyTorch's cross entropy in float64, whatever the run trains with: one yardstick for every run.
+    """
+    logits = predict(model, split, len(split), autocast).cpu().double()
+    labels = split.labels.cpu()
+    return cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).double().mean().item()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, count: int, autocast: bool = False) -> Float[Tensor, "count classes"]:
+    """The logits of the first `count` images, in evaluation mode."""
+    training = model.training
+    model.eval()
+    with torch.autocast(split.labels.device.type, torch.bfloat16, enabled=autocast):
+        logits = [model(split.normalised(images)) for images in torch.split(split.images[:count], CHUNK)]
+    model.train(training)
+    return torch.cat(logits).to(split.mean.dtype)
