@@ -1,0 +1,71 @@
+"""What the tests share. Shapes and dtypes in signatures are checked at run time while they run."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess, run
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Not the losses: torch.compile cannot trace through the checks.
+CHECKED = ("data", "models", "published", "trace", "training")
+install_import_hook([f"xent.{module}" for module in CHECKED], "beartype.beartype")
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, open_dict
+
+from xent import config
+from xent.run import run as run_in_process
+from xent.trace import Trace
+
+PROJECT = Path(__file__).parents[1]
+config.register()
+
+
+def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
+    """A configuration as the command line composes it, and the choice of every group."""
+    with initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, choices
+
+
+def trained(folder: Path, *overrides: str) -> Trace:
+    """The trace of a run on the project's MNIST, trained in this process."""
+    folder.mkdir(parents=True)
+    run_in_process(*composed(f"data.root={PROJECT / 'data'}", *overrides), folder)
+    return Trace.load(folder)
+
+
+def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> CompletedProcess[str]:
+    """A command of the project, as a person runs it: `train.py ...` or `-m xent.compare ...`."""
+    environment = os.environ | environment
+    return run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(autouse=True)
+def _defaults_of_pytorch() -> Iterator[None]:
+    """Undo what a test changed of PyTorch's global state."""
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+
+
+def the_line(result: CompletedProcess[str]) -> str:
+    """The one line that a refused command says, having exited with 2 and without a traceback."""
+    assert result.returncode == 2, result
+    assert "Traceback" not in result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def small(**changes: Any) -> list[str]:
+    """Overrides for the fastest run there is, with `changes`."""
+    return [f"{key}={value}" for key, value in {"model": "mlp", "model.width": 16, "max_steps": 8, **changes}.items()]

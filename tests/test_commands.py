@@ -1,0 +1,170 @@
+"""The commands of the README, run as a person runs them, and what they say to bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+
+import pytest
+import torch
+from conftest import PROJECT, command, small, the_line
+from published_files import write_mnist
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+DATA = f"data.root={PROJECT / 'data'}"
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep over two losses."""
+    folder = tmp_path_factory.mktemp("outputs") / "sweep"
+    overrides = small(max_steps=50, log_every=10, seed="0")
+    result = command("train.py", "-m", "loss=torch,scratch", *overrides, f"hydra.sweep.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert "Gap to the reference" in result.stdout
+    return folder
+
+
+def test_a_sweep_leaves_a_folder_a_run_and_their_comparison(sweep: Path) -> None:
+    changed = ",".join(small(max_steps=50, log_every=10, seed="0"))
+    runs = {f"loss={loss},{changed}" for loss in ("torch", "scratch")}
+    assert {path.name for path in sweep.iterdir()} == runs | {"comparison", "multirun.yaml"}
+    for run in runs:
+        files = sorted(path.name.split(".tfevents")[0] for path in (sweep / run).iterdir())
+        assert files == [".hydra", "events.out", "trace.npz"]
+    files = sorted(path.name.split(".tfevents")[0] for path in (sweep / "comparison").iterdir())
+    assert files == ["curves.png", "events.out", "report.md", "verdict.json"]
+    (figures,) = json.loads((sweep / "comparison" / "verdict.json").read_text())
+    assert 0 < figures["gap"]["50"] < 1e-2
+    assert figures["reference"]["settings"]["device"] in ("cpu", "cuda", "mps")
+
+
+def test_tensorboard_reads_the_same_tags_at_the_same_steps_in_both_runs(sweep: Path) -> None:
+    def tags(run: Path) -> dict[str, list[int]]:
+        events = EventAccumulator(str(run)).Reload()
+        assert "settings/text_summary" in events.Tags()["tensors"]
+        assert "_hparams_/session_start_info" in events.summary_metadata
+        assert "_hparams_/session_end_info" in events.summary_metadata
+        return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    one, other = (tags(run) for run in sweep.glob("loss=*"))
+    assert one == other
+    every_ten = [10, 20, 30, 40, 50]
+    assert one == {
+        "train/loss": every_ten,
+        "train/accuracy": every_ten,
+        "train/gradient_norm": every_ten,
+        "train/learning_rate": every_ten,
+        "test/loss": [50],
+        "test/accuracy": [50],
+    }
+
+
+def test_runs_are_compared_whenever_they_were_trained(sweep: Path, tmp_path: Path) -> None:
+    result = command("-m", "xent.compare", *map(str, sweep.glob("loss=*")), "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    again = json.loads((tmp_path / "verdict.json").read_text())
+    assert again == json.loads((sweep / "comparison" / "verdict.json").read_text())
+
+
+def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path) -> None:
+    result = command(str(PROJECT / "train.py"), "loss=article", *small(), DATA, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert folder.name[19:].startswith("_loss=article,model=mlp")
+    assert result.stdout.splitlines()[-1] == str(Path("outputs") / folder.name)
+
+
+def test_a_sweep_without_a_reference_says_why_there_is_no_comparison(tmp_path: Path) -> None:
+    result = command("train.py", "-m", "loss=scratch,article", *small(max_steps=2), f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert "nothing to compare among" in result.stderr
+    assert len(list(tmp_path.glob("*/trace.npz"))) == 2
+
+
+def test_ctrl_c_leaves_a_readable_run_and_says_where(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ["train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+
+    while process.poll() is None and not any(folder.glob("events*")):
+        sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == [f"stopped; what was trained is in {os.path.relpath(folder, PROJECT)}"]
+    assert (folder / "trace.npz").exists()
+    line = the_line(command("-m", "xent.compare", str(folder)))
+    assert line.startswith("run was stopped at step ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    line = the_line(refused(tmp_path, "device=cuda"))
+    assert line.startswith(f"device=cuda: PyTorch {torch.__version__} sees no cuda devices on this machine")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("loss=nonsense", "Could not find 'loss/nonsense' Available options in 'loss': article custom scratch torch"),
+        ("loss=custom", "loss._target_ is not set: give it as loss._target_=..."),
+        ("epochs=-1", "epochs=-1: expected a whole number of at least 1"),
+        ("epochs=two", "Value 'two' of type 'str' could not be converted to Integer"),
+        ("batch_size=0", "batch_size=0: expected a whole number of at least 1"),
+        ("batch_size=60001", "batch_size=60001: MNIST has 60000 training images"),
+        ("optimizer.lr=-1", "Invalid learning rate: -1"),
+        ("speed=3", "Key 'speed' not in 'Config'"),
+    ],
+)
+def test_bad_settings(override: str, says: str, tmp_path: Path) -> None:
+    assert says in the_line(refused(tmp_path, override))
+
+
+def test_a_bad_setting_in_a_sweep(tmp_path: Path) -> None:
+    assert "epochs=-1" in the_line(refused(tmp_path, "-m", "loss=torch,scratch", "epochs=-1"))
+
+
+def test_a_data_set_that_is_neither_there_nor_to_be_downloaded(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    nowhere = "http://127.0.0.1:9"
+    result = refused(tmp_path, "data=fashion_mnist", f"data.root={root}", https_proxy=nowhere, http_proxy=nowhere)
+    line = the_line(result)
+    assert line.startswith(f"FashionMNIST is not in {root} and could not be downloaded")
+    assert line.endswith(f"t10k-labels-idx1-ubyte.gz into {root}/FashionMNIST/raw")
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    raw = write_mnist(tmp_path / "data", compressed=True)
+    line = the_line(refused(tmp_path, f"data.root={tmp_path / 'data'}"))
+    assert line.startswith(f"{raw / 'train-images-idx3-ubyte.gz'} is damaged: its MD5 is ")
+
+
+def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file in the way")
+    line = the_line(command(str(PROJECT / "train.py"), *small(), DATA, cwd=tmp_path))
+    assert line.startswith("cannot write outputs")
+
+
+def test_a_folder_without_a_trace(tmp_path: Path) -> None:
+    line = the_line(command("-m", "xent.compare", str(tmp_path)))
+    assert line == f"{tmp_path} has no trace.npz: expected the folder of a run, or of a sweep"
+
+
+def test_runs_that_are_not_matched(sweep: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    result = command("train.py", *small(max_steps=50, seed=3), f"hydra.run.dir={other}")
+    assert result.returncode == 0, result.stderr
+    (candidate,) = sweep.glob("loss=scratch*")
+    assert "they differ in seed (0 against 3)" in the_line(command("-m", "xent.compare", str(candidate), str(other)))
+
+
+def refused(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A training that must leave nothing where it would have written."""
+    arguments = sorted([DATA, *overrides], key=lambda argument: not argument.startswith("-"))
+    result = command(str(PROJECT / "train.py"), *arguments, cwd=folder, **environment)
+    assert not list(folder.glob("outputs/**/*"))
+    return result

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, composed
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from torch import nn
+
+from xent import config
+from xent.config import GROUPS
+from xent.errors import BadInput
+
+CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((PROJECT / "configs" / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_composes_and_instantiates(group: str, choice: str) -> None:
+    custom = ["loss._target_=torch.nn.CrossEntropyLoss"] if choice == "custom" else []
+    cfg, choices = composed(f"{group}={choice}", *custom)
+    checked = config.check(cfg)
+    assert choices[group] == choice
+    model = instantiate(checked.model, (1, 28, 28), 10)
+    loss = instantiate(checked.loss)
+    optimizer = instantiate(checked.optimizer, model.parameters())
+    assert isinstance(model, nn.Module)
+    assert isinstance(loss, nn.Module)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert len(checked.data.mean) == len(checked.data.std) in (1, 3)
+
+
+@pytest.mark.parametrize(
+    "override", ["epochs=two", "epochz=2", "precision=float8", "optimizer.lr=fast", "model.depth=3"]
+)
+def test_a_wrong_type_or_an_unknown_key_is_refused_when_composed(override: str) -> None:
+    with pytest.raises(HydraException):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=0", "epochs=0: expected"),
+        ("max_steps=0", "max_steps=0: expected"),
+        ("log_every=-1", "log_every=-1: expected"),
+        ("model.width=0", "model.width=0: expected"),
+        ("seed=-1", "seed=-1: expected"),
+        ("data.crop_padding=-1", "data.crop_padding=-1: expected"),
+        ("loss=custom", "loss._target_ is not set"),
+        ("+speed=3", "speed is not a setting: expected one of loss, "),
+        ("+model.depth=3", "model.depth is not a setting: expected one of model._target_, model.width"),
+    ],
+)
+def test_what_a_type_cannot_say_is_checked(override: str, message: str) -> None:
+    cfg, _ = composed(override)
+    with pytest.raises(BadInput, match=message):
+        config.check(cfg)
+
+
+def test_settings_are_flat_and_a_group_stands_for_its_choice() -> None:
+    settings = config.settings(*composed("loss=scratch", "precision=float64"))
+    assert settings["loss"] == "scratch"
+    assert settings["loss._target_"] == "xent.CrossEntropyLoss"
+    assert settings["optimizer.momentum"] == 0.9
+    assert settings["precision"] == "float64"
+    assert settings["max_steps"] is None
+    assert settings["data.mean"] == [0.1307]
+
+
+def test_a_run_is_named_by_what_its_command_line_changed() -> None:
+    assert config.run_name(["loss=scratch", "+seed=1"]) == "loss=scratch,seed=1"
+    assert config.run_name([]) == "defaults"
+    assert config.run_name(["data.root=/a/b"]) == "data.root=%2Fa%2Fb"
+    long = [f"data.root={'ä' * 300}"]
+    assert len(Path(config.run_name(long)).name.encode()) < 200
+    assert config.run_name(long) != config.run_name([*long, "seed=1"])

@@ -1,0 +1,152 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small, trained
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from xent.compare import compare
+from xent.data import Split
+from xent.schedule import one_cycle
+from xent.trace import Trace
+from xent.training import evaluate, fit, predict
+
+
+def split(n: int = 40) -> Split:
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(n) % 3, 3, torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 0.25))
+
+
+def fitted(steps: int, log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None) -> Trace:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trace = Trace({}, torch.full((steps,), torch.nan))
+    schedule = one_cycle(optimizer, steps)
+    loss = nn.CrossEntropyLoss()
+    fit(model, loss, optimizer, schedule, split(), split(30), trace, batch_size=8, seed=0, log_every=4, log=log)
+    return trace
+
+
+def test_the_trace_holds_every_step_the_probe_steps_and_the_evaluations() -> None:
+    trace = fitted(steps=13)
+    assert trace.step == 13
+    assert trace.losses.isfinite().all()
+    assert list(trace.probe_logits) == [0, 1, 2, 4, 8, 13]
+    assert list(trace.tests) == [5, 10, 13], "after each epoch of five steps, and at the end"
+
+
+def test_scalars_are_logged_under_the_same_tags_at_every_log_step() -> None:
+    logged: dict[int, dict[str, float]] = {}
+    trace = fitted(13, lambda step, scalars: logged.update({step: logged.get(step, {}) | scalars}))
+    tags = {"train/loss", "train/accuracy", "train/gradient_norm", "train/learning_rate"}
+    assert {step: set(scalars) & tags for step, scalars in logged.items() if step in (4, 8, 12, 13)} == dict.fromkeys(
+        (4, 8, 12, 13), tags
+    )
+    assert all(logged[step]["train/loss"] == trace.losses[step - 1].item() for step in (4, 8, 12, 13))
+    assert all((logged[step]["test/loss"], logged[step]["test/accuracy"]) == trace.tests[step] for step in (5, 10, 13))
+
+
+def test_the_loop_is_plain_stochastic_gradient_descent() -> None:
+    """The same training, written out, gives the same losses to the bit."""
+    from xent.data import batches
+
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 3)
+    expected = []
+    for step, (images, target) in enumerate(batches(split(), batch_size=8, seed=0, steps=6)):
+        loss = cross_entropy(layer(images.flatten(1)), target)
+        expected.append(loss.item())
+        gradients = torch.autograd.grad(loss, list(layer.parameters()))
+        rate = 0.1 * min((step + 1) / 1.2, (6 - step) / 4.8)
+        with torch.no_grad():
+            for parameter, gradient in zip(layer.parameters(), gradients):
+                parameter.sub_(rate * gradient)
+    assert fitted(6).losses.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_leaves_the_mode_and_the_statistics_of_the_model_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    evaluate(model, split())
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_evaluation_is_the_reference_loss_over_all_images() -> None:
+    data = split(2050)  # more than two chunks, and a rest
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    logits = model(data.normalised(data.images))
+    loss, accuracy = evaluate(model, data)
+    assert loss == pytest.approx(cross_entropy(logits, data.labels).item(), rel=1e-6)
+    assert accuracy == (logits.argmax(1) == data.labels).float().mean().item() or accuracy == pytest.approx(
+        (logits.argmax(1) == data.labels).double().mean().item()
+    )
+    assert predict(model, data, 7).shape == (7, 3)
+
+
+def test_an_interrupt_leaves_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting(nn.CrossEntropyLoss):
+        steps = 0
+
+        def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            self.steps += 1
+            if self.steps == 6:
+                raise KeyboardInterrupt
+            return super().forward(input, target)
+
+    monkeypatch.setattr("torch.nn.CrossEntropyLoss", Interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run", *small())
+    trace = Trace.load(tmp_path / "run")
+    assert trace.step == 5
+    assert trace.losses[:5].isfinite().all()
+    assert trace.losses.isnan().sum() == 3
+    assert list(trace.probe_logits) == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
+def test_training_twice_gives_the_same_bits(model: str, tmp_path: Path) -> None:
+    overrides = [f"model={model}", "max_steps=12", "log_every=5"]
+    first, second = (trained(tmp_path / name, *overrides) for name in ("a", "b"))
+    (comparison,) = compare([first, second])
+    assert comparison.bitwise_identical
+    assert first.tests == second.tests
+
+
+def test_another_seed_gives_another_run(tmp_path: Path) -> None:
+    first, second = (trained(tmp_path / str(seed), *small(seed=seed)) for seed in (0, 1))
+    assert not torch.equal(first.probe_logits[0], second.probe_logits[0])
+
+
+def test_in_float64_scratch_and_reference_agree_to_1e13_through_200_steps(tmp_path: Path) -> None:
+    overrides = ["model=mlp", "max_steps=200", "precision=float64"]
+    reference, candidate = (trained(tmp_path / loss, f"loss={loss}", *overrides) for loss in ("torch", "scratch"))
+    assert candidate.probe_logits[200].dtype == torch.float64
+    (comparison,) = compare([reference, candidate])
+    assert max(comparison.gap.values()) < 1e-13
+    assert not comparison.bitwise_identical, "ours rounds differently somewhere: they are two computations"
+
+
+def test_in_float32_scratch_and_reference_agree_to_1e5_after_a_step(tmp_path: Path) -> None:
+    reference, candidate = (trained(tmp_path / loss, *small(loss=loss, max_steps=1)) for loss in ("torch", "scratch"))
+    (comparison,) = compare([reference, candidate])
+    assert comparison.gap[0] == 0
+    assert 0 <= comparison.gap[1] < 1e-5
+
+
+def test_every_precision_starts_from_the_same_weights(tmp_path: Path) -> None:
+    starts = [trained(tmp_path / p, *small(precision=p, max_steps=1)).probe_logits[0] for p in ("float32", "float64")]
+    torch.testing.assert_close(*(start.double() for start in starts), rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_trains_under_autocast(tmp_path: Path) -> None:
+    trace = trained(tmp_path / "run", *small(precision="bfloat16"))
+    exact = trained(tmp_path / "exact", *small())
+    assert trace.losses.isfinite().all()
+    assert not torch.equal(trace.losses, exact.losses)
+    torch.testing.assert_close(trace.losses, exact.losses, rtol=0.05, atol=0.05)
