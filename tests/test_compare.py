@@ -83,6 +83,13 @@ def test_a_sweep_folder_stands_for_its_runs(tmp_path: Path) -> None:
     assert [trace.name for trace in load_runs([tmp_path / "loss=torch"])] == ["loss=torch"]
 
 
+def test_a_run_is_named_without_what_all_runs_share(tmp_path: Path) -> None:
+    for name in ("loss=torch,model=mlp,seed=0", "loss=torch,model=mlp,seed=1"):
+        (tmp_path / name).mkdir()
+        run("torch").save(tmp_path / name)
+    assert [trace.name for trace in load_runs([tmp_path])] == ["seed=0", "seed=1"]
+
+
 def test_runs_of_several_sweeps_are_named_with_them(tmp_path: Path) -> None:
     for name in ("a/loss=torch", "b/loss=torch"):
         (tmp_path / name).mkdir(parents=True)

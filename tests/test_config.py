@@ -45,6 +45,7 @@ def test_a_wrong_type_or_an_unknown_key_is_refused_when_composed(override: str) 
         ("log_every=-1", "log_every=-1: expected"),
         ("model.width=0", "model.width=0: expected"),
         ("seed=-1", "seed=-1: expected"),
+        (f"seed={2**63}", f"seed={2**63}: expected"),
         ("data.crop_padding=-1", "data.crop_padding=-1: expected"),
         ("loss=custom", "loss._target_ is not set"),
         ("+speed=3", "speed is not a setting: expected one of loss, "),

@@ -47,10 +47,17 @@ def load_runs(folders: Iterable[Path]) -> list[Trace]:
         inside = sorted(file.parent for file in folder.glob(f"*/{FILE}"))
         traces += [Trace.load(run) for run in ([folder] if (folder / FILE).exists() else inside or [folder])]
     for trace in traces:
-        trace.name = str(trace.folder.relative_to(common_parent(traces)))
+        trace.name = _what_differs(trace, traces)
         if trace.step < len(trace.losses):
             raise BadInput(f"{trace.name} was stopped at step {trace.step} of {len(trace.losses)}: train it again")
     return traces
+
+
+def _what_differs(trace: Trace, traces: list[Trace]) -> str:
+    """A run's folder, without the overrides that all runs share: `loss=scratch`, not `loss=scratch,model=mlp`."""
+    parts = [str(each.folder.relative_to(common_parent(traces))).split(",") for each in (trace, *traces)]
+    shared = set.intersection(*map(set, parts))
+    return ",".join(part for part in parts[0] if part not in shared) or trace.folder.name
 
 
 def common_parent(traces: list[Trace]) -> Path:

@@ -124,9 +124,10 @@ def check(cfg: DictConfig) -> Config:
     for key, value in positive.items():
         if value is not None and value < 1:
             raise BadInput(f"{key}={value}: expected a whole number of at least 1")
-    for key, value in {"seed": config.seed, "data.crop_padding": config.data.crop_padding}.items():
-        if value < 0:
-            raise BadInput(f"{key}={value}: expected a whole number of at least 0")
+    if not 0 <= config.seed < 2**63:
+        raise BadInput(f"seed={config.seed}: expected a whole number from 0 to 2**63 - 1")
+    if config.data.crop_padding < 0:
+        raise BadInput(f"data.crop_padding={config.data.crop_padding}: expected a whole number of at least 0")
     return config
 
 
@@ -144,6 +145,5 @@ def settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
     for key, value in container.items():
-        group = {f"{key!s}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {}
-        flat |= group or {str(key): value}
+        flat |= {f"{key!s}.{name}": inner for name, inner in value.items()} if key in GROUPS else {str(key): value}
     return flat

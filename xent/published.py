@@ -13,7 +13,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from xent.errors import BadInput
 
-NAMES = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
+NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
 
 
 class Images(NamedTuple):
