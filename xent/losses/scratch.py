@@ -1,32 +1,152 @@
 """Cross entropy from basic tensor operations."""
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from xent.losses.arguments import check, class_dim, is_autocast, out_of_range
 
-def cross_entropy(input: Float[Tensor, "batch classes"], target: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """The mean surprise at the targets, `-log p[target]`, under the probabilities `p = softmax(input)`.
 
-    With `z` a row of logits and `t` its target, and since subtracting a constant from all of `z` changes nothing,
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The surprise at the target under the predicted probabilities; `torch.nn.functional.cross_entropy` from scratch.
 
-        -log( exp(z_t) / sum_j exp(z_j) )  =  log( sum_j exp(z_j - m) ) - (z_t - m)      where m = max_j z_j
+    A row of logits `z` predicts class `c` with probability `p_c = exp(z_c) / sum_j exp(z_j)`, the softmax. The surprise
+    at a class is `-log p_c` (Shannon, 1948): 0 where it was certain, without bound where it was thought impossible.
+    For a target `t`:
 
-    The largest term of the sum is then exp(0) = 1: it neither overflows nor vanishes, whatever the logits.
+        -log p_t  =  log(sum_j exp(z_j)) - z_t                    the textbook's formula
+                  =  log(sum_j exp(z_j - m)) + (m - z_t)          with m = max_j z_j no exp overflows
+
+    For a target that is a distribution `q` over the classes, the loss is the expected surprise, `-sum_c q_c log p_c`.
+    Label smoothing makes one of any target, `(1 - s) q + s / C`, and `weight` multiplies each term by the weight of its
+    class.
 
     Args:
-        input: logits, of any floating-point type.
-        target: the class of each row, 0 to classes - 1.
+        input: logits `[C]`, `[N, C]` or `[N, C, d1, ..., dk]`, of a floating-point type; half types are computed in
+            float32.
+        target: class indices (int64 or uint8) of the shape of `input` without `C`, or class probabilities of its shape.
+        weight: of each class, `[C]`.
+        ignore_index: the index of targets that count for nothing, inside the range of classes or not.
+        reduction: `sum`; `none`; or `mean`: the sum over the sum of the targets' weights, or, if the targets are
+            probabilities, over their number.
+        label_smoothing: `s`, from 0 to 1.
+
+    Returns:
+        a scalar, or with reduction `none` one loss a target, in the dtype of `input` (float32 under autocast).
+
+    Raises:
+        what PyTorch raises: see xent/losses/arguments.py.
     """
-    # The maximum cancels out of the value, and so out of the gradient: no need to differentiate it.
-    shifted = input - input.detach().amax(dim=1, keepdim=True)
-    log_sum = shifted.exp().sum(dim=1).log()
-    at_target = shifted[torch.arange(len(target), device=target.device), target]
-    return (log_sum - at_target).mean()
+    return assemble(surprise, expected_surprise, input, target, weight, ignore_index, reduction, label_smoothing)
 
 
-class CrossEntropyLoss(nn.Module):
-    """`cross_entropy` as a module."""
+def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
+    """`-log p_t` of every row, exact for confident rows too.
 
-    def forward(self, input: Float[Tensor, "batch classes"], target: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
-        return cross_entropy(input, target)
+    Where the target has the largest logit, `m = z_t` and the formula reads `log(1 + sum_{j != t} exp(z_j - z_t))`.
+    Added to 1, a small sum would lose its digits; log1p keeps them. The gradient at the target, `p_t - 1`, would lose
+    them too; as the gradient of every `z_j - z_t` it is `-sum_{j != t} p_j`, where nothing cancels. So rows with their
+    target on top leave its term out of the sum. Other rows have it among their terms, and take the largest for the 1.
+
+    Args:
+        logits: with the classes along `dim`.
+        index: the target of each row, of the shape of `logits` but for a 1 along `dim`.
+    """
+    largest = logits.detach().amax(
+        dim, keepdim=True
+    )  # a constant: what is subtracted cancels, and so does its gradient
+    at_target = logits.gather(dim, index)
+    behind = at_target < largest
+    shifted = logits - torch.where(behind, largest, at_target)  # z_j - m, and m is z_t for rows with the target on top
+    distance = largest - torch.where(behind, at_target, largest)  # m - z_t, without a gradient where that is zero
+    with torch.no_grad():
+        shifted.scatter_(dim, index, torch.where(behind, -distance, -distance - torch.inf))  # exp(-inf) = 0: left out
+    terms = shifted.exp_().sum(dim, keepdim=True)
+    return (torch.log1p(terms - behind.to(terms.dtype)) + distance).squeeze(dim)
+
+
+def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:
+    """`-sum_c q_c log p_c` of every row, `q` being the `distribution`, of the shape of `logits`."""
+    return -(distribution * log_probabilities(logits, dim)).sum(dim)
+
+
+def log_probabilities(logits: Tensor, dim: int) -> Tensor:
+    """`log p_c = (z_c - m) - log(sum_j exp(z_j - m))`."""
+    shifted = logits - logits.detach().amax(dim, keepdim=True)
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def assemble(
+    surprise: Callable[[Tensor, Tensor, int], Tensor],
+    expected_surprise: Callable[[Tensor, Tensor, int], Tensor],
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> Tensor:
+    """What surrounds the loss of a row: precision, smoothing, weights, ignored targets and the reduction."""
+    check(input, target, weight, ignore_index, reduction, label_smoothing)
+    dim = class_dim(input)
+    logits = input.float() if input.dtype.itemsize < 4 else input
+    dtype = logits.dtype if is_autocast(input) else input.dtype
+    if target.is_floating_point():
+        dtype = torch.promote_types(dtype, target.dtype if weight is None else torch.result_type(target, weight))
+    if weight is not None:
+        weight = weight.to(torch.promote_types(weight.dtype, logits.dtype))
+
+    if target.is_floating_point():
+        distribution = weighted(smoothed(target.to(logits.dtype), label_smoothing, dim), weight, dim)
+        losses = expected_surprise(logits, distribution, dim)
+        total: Tensor | int = losses.numel()
+    else:
+        target = target.long() if input.ndim > 1 else target.long().reshape(())
+        ignored = target == ignore_index
+        index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
+        try:
+            if label_smoothing > 0:
+                one_hot = torch.zeros_like(logits).scatter(dim, index.unsqueeze(dim), 1)
+                losses = expected_surprise(logits, weighted(smoothed(one_hot, label_smoothing, dim), weight, dim), dim)
+            else:
+                losses = surprise(logits, index.unsqueeze(dim), dim)
+        except RuntimeError as error:
+            raise out_of_range(target, ignored, input.shape[dim]) or error from None
+        if weight is None:
+            total = ignored.numel() - ignored.count_nonzero()
+        else:
+            of_target = weight[index]
+            losses = losses if label_smoothing > 0 else losses * of_target
+            total = of_target.masked_fill(ignored, 0).sum()
+        losses = losses.masked_fill(ignored, 0)
+
+    if reduction == "none":
+        return losses.to(dtype)
+    return (losses.sum() / total if reduction == "mean" else losses.sum()).to(dtype)
+
+
+def smoothed(distribution: Tensor, label_smoothing: float, dim: int) -> Tensor:
+    """`(1 - s) q + s / C`."""
+    if label_smoothing == 0:
+        return distribution
+    return distribution * (1 - label_smoothing) + label_smoothing / distribution.shape[dim]
+
+
+def weighted(distribution: Tensor, weight: Tensor | None, dim: int) -> Tensor:
+    """`q_c` times the weight of class `c`."""
+    return distribution if weight is None else distribution * weight.view(-1, *[1] * (distribution.ndim - dim - 1))
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """`cross_entropy` as a module: `torch.nn.CrossEntropyLoss` in all but the computation."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing)
