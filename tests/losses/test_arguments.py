@@ -1,0 +1,130 @@
+"""What PyTorch refuses is refused, by the same kind of exception, with what was given and what is expected."""
+
+from typing import Any
+
+import pytest
+import torch
+from drop_ins import Loss, each_function, each_module
+from torch import Tensor, nn, tensor
+from torch.nn.functional import cross_entropy as reference
+
+Z = torch.linspace(-1, 1, 12).view(4, 3)
+T = tensor([0, 1, 2, 1])
+
+REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "an integer input": (T[None], T[:1], {}, "input is torch.int64: expected float16"),
+    "a complex input": (Z + 0j, T, {}, "input is torch.complex64"),
+    "a 1-byte float": (Z.to(torch.float8_e4m3fn), T, {}, "input is torch.float8_e4m3fn"),
+    "no dimension": (tensor(1.0), tensor(1.0), {}, "input has no dimension"),
+    "no classes": (Z[:, :0], T, {}, r"input of shape \(4, 0\) has no class"),
+    "another batch": (Z, T[:2], {}, r"target is torch.int64 of shape \(2\): expected class indices of shape \(4\)"),
+    "indices of the input's shape": (
+        Z,
+        torch.zeros_like(Z).long(),
+        {},
+        "target is torch.int64 of the input's shape: expected a floating",
+    ),
+    "indices of another rank": (Z, T[:, None], {}, r"of shape \(4, 1\): expected class indices of shape \(4\)"),
+    "indices of another extent": (
+        Z.view(2, 3, 2),
+        T.view(2, 2)[:, :1],
+        {},
+        r"of shape \(2, 1\): expected class indices of shape \(2, 2\)",
+    ),
+    "too few target dimensions": (
+        Z.view(2, 3, 2),
+        T[:2],
+        {},
+        r"of shape \(2\): expected class indices of shape \(2, 2\)",
+    ),
+    "two targets for one row": (Z[0], T[:2], {}, r"of shape \(2\): expected class indices of shape \(\)"),
+    "floats of the target's shape": (
+        Z,
+        T.float(),
+        {},
+        r"torch.float32 of shape \(4\): .* or probabilities of shape \(4, 3\)",
+    ),
+    "probabilities of another shape": (Z, Z[:, :2], {}, r"of shape \(4, 2\): .* or probabilities of shape \(4, 3\)"),
+    "int32 indices": (Z, T.int(), {}, "target is torch.int32 .* and type torch.int64 or torch.uint8"),
+    "bool indices": (Z, T.bool(), {}, "target is torch.bool"),
+    "a target too large": (Z, tensor([0, 1, 3, 7]), {}, "target holds 3, 7: expected classes 0 to 2"),
+    "a negative target": (Z, tensor([0, 1, -1, 1]), {}, "target holds -1: expected classes 0 to 2"),
+    "a negative target, smoothed": (Z, tensor([0, 1, -1, 1]), {"label_smoothing": 0.1}, "target holds -1"),
+    "a negative target, weighted": (Z, tensor([0, 1, -1, 1]), {"weight": torch.ones(3)}, "target holds -1"),
+    "a negative target of images": (Z.view(2, 3, 2), tensor([[0, -1], [1, 1]]), {}, "target holds -1"),
+    "an unknown reduction": (Z, T, {"reduction": "avg"}, "reduction is 'avg': expected one of mean, sum, none"),
+    "smoothing over 1": (Z, T, {"label_smoothing": 1.5}, "label_smoothing is 1.5: expected a number from 0 to 1"),
+    "too many weights": (Z, T, {"weight": torch.ones(4)}, r"weight is of shape \(4\): expected \(3\)"),
+    "weights of rank 2": (Z, T, {"weight": torch.ones(3, 1)}, r"weight is of shape \(3, 1\)"),
+    "weights of another dtype": (
+        Z,
+        T,
+        {"weight": torch.ones(3).double()},
+        "weight is torch.float64: expected torch.fl",
+    ),
+    "weights to be learnt": (Z, T, {"weight": torch.ones(3, requires_grad=True)}, "weight requires a gradient"),
+    "a float ignore_index": (Z, T, {"ignore_index": 1.0}, "ignore_index is float: expected int"),
+    "an index to ignore in probabilities": (Z, Z, {"ignore_index": 1}, "class probabilities have no index to ignore"),
+    "no target": (Z, None, {}, "target is NoneType: expected a Tensor"),
+    "a list of weights": (Z, T, {"weight": [1.0, 1.0, 1.0]}, "weight is list: expected a Tensor"),
+}
+
+
+@each_function
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input(loss: Loss, case: str) -> None:
+    input, target, arguments, message = REFUSED[case]
+    with pytest.raises(Exception) as theirs:
+        reference(input, target, **arguments)
+    with pytest.raises(theirs.type, match=message) as ours:
+        loss(input, target, **arguments)
+    assert ours.type is theirs.type
+    assert "\n" not in str(ours.value)
+
+
+@each_function
+@pytest.mark.parametrize("smoothing", [-0.5, float("nan")])
+def test_smoothing_below_0_is_refused_where_pytorch_takes_it_for_0(loss: Loss, smoothing: float) -> None:
+    with pytest.raises(RuntimeError, match="label_smoothing is"):
+        loss(Z, T, label_smoothing=smoothing)
+
+
+@each_function
+def test_an_index_error_that_is_not_the_targets_fault_is_not_called_one(loss: Loss) -> None:
+    class Broken(Exception): ...
+
+    with pytest.raises(TypeError):
+        loss(Z, T, unknown=1)
+
+
+@each_module
+def test_the_module_takes_what_pytorchs_takes(module: type[nn.Module]) -> None:
+    weight = tensor([1.0, 2.0, 3.0])
+    ours, theirs = (m(weight=weight, ignore_index=1, label_smoothing=0.1) for m in (module, nn.CrossEntropyLoss))
+    assert ours.state_dict().keys() == theirs.state_dict().keys() == {"weight"}
+    assert isinstance(ours, nn.CrossEntropyLoss)
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(Z, T), theirs(Z, T))
+    assert next(ours.double().buffers()).dtype == torch.float64
+
+
+def test_checks_do_not_read_the_targets_values() -> None:
+    """A check that reads a value would make the host wait for the device, and cannot be traced."""
+    import xent
+
+    class Unreadable(Tensor):
+        @classmethod
+        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert getattr(function, "__name__", "") not in (
+                "item",
+                "tolist",
+                "__bool__",
+                "__int__",
+                "__float__",
+                "any",
+            )
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    for loss in (xent.cross_entropy, xent.fused_cross_entropy):
+        loss(Z, T.as_subclass(Unreadable), torch.ones(3).as_subclass(Unreadable), label_smoothing=0.1)
+        loss(Z.as_subclass(Unreadable), T.as_subclass(Unreadable))
