@@ -110,7 +110,10 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("loss=nonsense", "Could not find 'loss/nonsense' Available options in 'loss': article custom scratch torch"),
+        (
+            "loss=nonsense",
+            "Could not find 'loss/nonsense' Available options in 'loss': article custom fused scratch torch",
+        ),
         ("loss=custom", "loss._target_ is not set: give it as loss._target_=..."),
         ("epochs=-1", "epochs=-1: expected a whole number of at least 1"),
         ("epochs=two", "Value 'two' of type 'str' could not be converted to Integer"),

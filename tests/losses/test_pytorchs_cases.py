@@ -1,14 +1,17 @@
 """Every case that PyTorch ships to test its own loss, run on ours."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from drop_ins import FUNCTIONS, MODULES, Loss, assert_same, each_function, each_module
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.testing._internal.common_methods_invocations import op_db
-from torch.testing._internal.common_modules import module_db
+
+with patch("torch.backends.disable_global_flags"):  # which would forbid every later test to choose deterministic cuDNN
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.common_modules import module_db
 
 OPERATOR = next(op for op in op_db if op.name == "nn.functional.cross_entropy")
 MODULE = next(module for module in module_db if module.module_cls is nn.CrossEntropyLoss)

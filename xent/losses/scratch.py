@@ -67,8 +67,9 @@ def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
     behind = at_target < largest
     shifted = logits - torch.where(behind, largest, at_target)  # z_j - m, and m is z_t for rows with the target on top
     distance = largest - torch.where(behind, at_target, largest)  # m - z_t, without a gradient where that is zero
+    leave_out = torch.where(behind, torch.zeros_like(largest), -torch.inf)  # exp(-inf) = 0
     with torch.no_grad():
-        shifted.scatter_(dim, index, torch.where(behind, -distance, -distance - torch.inf))  # exp(-inf) = 0: left out
+        shifted.scatter_add_(dim, index, leave_out)
     terms = shifted.exp_().sum(dim, keepdim=True)
     return (torch.log1p(terms - behind.to(terms.dtype)) + distance).squeeze(dim)
 
