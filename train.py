@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ from xent import config
 from xent.errors import BadInput
 from xent.run import run
 
+TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
 config.register()
 
 
@@ -27,6 +30,9 @@ def main(cfg: DictConfig) -> None:
     except (BadInput, HydraException) as error:
         discard(folder)
         refuse(error)
+    except OSError as error:  # not one of making the folder, which comes before
+        traceback.print_exception(error)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         discard(folder)
         kept = f"what was trained is in {os.path.relpath(folder)}" if folder.exists() else "before training began"
@@ -43,16 +49,14 @@ def discard(folder: Path) -> None:
 
 def refuse(error: Exception) -> NoReturn:
     """End with the error in one line, or with all of it where HYDRA_FULL_ERROR=1 asks for that."""
-    if FULL_ERROR:
+    if TRACEBACK_WANTED:
         raise error
     message = str(error)
-    if isinstance(error, HydraException) and error.__cause__:
+    if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in message:
         message += f": {error.__cause__}"
     print(" ".join(message.partition("Config search path")[0].split()), file=sys.stderr)
     raise SystemExit(2)
 
-
-FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it finds, for us to say in one line

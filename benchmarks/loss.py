@@ -2,7 +2,7 @@
 
 Forward and backward of each loss, as a ratio to `F.cross_entropy`, and of a plain copy of the logits as the floor. In
 every round each runs in turn, so that what disturbs the machine disturbs all; the median of the rounds' ratios is
-printed. Memory is the peak beyond the logits and their gradient's place in the graph, in multiples of the logits.
+printed. Memory is the peak of what is allocated during a step, the gradient included, in multiples of the logits.
 """
 
 import gc

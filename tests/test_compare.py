@@ -49,6 +49,14 @@ def test_each_candidate_meets_the_reference_it_is_matched_with() -> None:
     assert all(c.reference.settings["loss"] == "torch" for c in compare(runs))
 
 
+def test_the_reference_of_a_loss_has_the_same_arguments() -> None:
+    runs = [run(loss, **{"loss.label_smoothing": s}) for loss in ("torch", "scratch") for s in (0.0, 0.1)]
+    pairs = [[t.settings["loss.label_smoothing"] for t in (c.candidate, c.reference)] for c in compare(runs)]
+    assert sorted(pairs) == [[0.0, 0.0], [0.1, 0.1]]
+    (comparison,) = compare([run("torch"), run("custom", **{"loss.alpha": 3})])
+    assert comparison.reference.settings["loss"] == "torch", "the only one there is"
+
+
 def test_a_second_reference_run_is_held_against_the_first() -> None:
     first, second = run("torch"), run("torch", shift=1e-3)
     (comparison,) = compare([first, second])

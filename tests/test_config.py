@@ -47,6 +47,7 @@ def test_a_wrong_type_or_an_unknown_key_is_refused_when_composed(override: str) 
         ("seed=-1", "seed=-1: expected"),
         (f"seed={2**63}", f"seed={2**63}: expected"),
         ("data.crop_padding=-1", "data.crop_padding=-1: expected"),
+        ("data.std=[0]", r"data.std=\[0.0\]: expected positive numbers"),
         ("loss=custom", "loss._target_ is not set"),
         ("+speed=3", "speed is not a setting: expected one of loss, "),
         ("+model.depth=3", "model.depth is not a setting: expected one of model._target_, model.width"),

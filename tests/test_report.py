@@ -45,3 +45,16 @@ def test_tensorboard_reads_the_gap_curves(folder: Path) -> None:
 def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path) -> None:
     report(compare([run("torch"), run("scratch")]), tmp_path)
     assert (tmp_path / "curves.png").exists()
+
+
+def test_a_run_that_became_nan_is_not_called_zero(tmp_path: Path) -> None:
+    report(compare([run("torch"), run("scratch", shift=float("nan"))]), tmp_path)
+    (figures,) = json.loads((tmp_path / "verdict.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert figures["gap"]["2"] is None
+
+
+def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
+    for shift in (0.25, 0.5):
+        report(compare([run("torch"), run("scratch", shift=shift)]), tmp_path)
+    (events,) = tmp_path.glob("events*")
+    assert [event.value for event in EventAccumulator(str(events)).Reload().Scalars("gap/scratch")] == [0, 0.5]

@@ -80,13 +80,25 @@ def compare(traces: list[Trace]) -> list[Comparison]:
     comparisons = []
     for _, group in groupby(sorted(traces, key=_matched_settings), key=_matched_settings):
         matched = list(group)
-        reference = next((trace for trace in matched if trace.settings[BY] == REFERENCE), None)
-        if reference is None:
-            raise BadInput(_why_not_matched(matched[0], references))
-        comparisons += [_compare(trace, reference) for trace in matched if trace is not reference]
+        for trace in matched:
+            reference = _reference(trace, [each for each in matched if each.settings[BY] == REFERENCE])
+            if reference is None:
+                raise BadInput(_why_not_matched(trace, references))
+            if trace is not reference:
+                comparisons.append(_compare(trace, reference))
     if not comparisons:
         raise BadInput(_why_not_matched(references[1], references[:1]))
     return comparisons
+
+
+def _reference(trace: Trace, references: list[Trace]) -> Trace | None:
+    """The first reference whose loss has the same arguments, or else the only one there is."""
+
+    def arguments(of: Trace) -> dict[str, object]:
+        return {k: v for k, v in of.settings.items() if k.startswith(f"{BY}.") and k != f"{BY}._target_"}
+
+    same = [reference for reference in references if arguments(reference) == arguments(trace)]
+    return same[0] if same else references[0] if len(references) == 1 else None
 
 
 def _compare(candidate: Trace, reference: Trace) -> Comparison:
@@ -108,7 +120,7 @@ def _gap(candidate: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def _matched_settings(trace: Trace) -> str:
-    """All that two runs must share to be compared."""
+    """All that two runs must share to be compared, but for what their losses share."""
     kept = {key: value for key, value in trace.settings.items() if key.split(".")[0] != BY and key not in NO_EFFECT}
     return json.dumps(kept, sort_keys=True)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from hashlib import sha1
+from math import inf
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -126,6 +127,8 @@ def check(cfg: DictConfig) -> Config:
             raise BadInput(f"{key}={value}: expected a whole number of at least 1")
     if not 0 <= config.seed < 2**63:
         raise BadInput(f"seed={config.seed}: expected a whole number from 0 to 2**63 - 1")
+    if not all(0 < value < inf for value in config.data.std):
+        raise BadInput(f"data.std={config.data.std}: expected positive numbers")
     if config.data.crop_padding < 0:
         raise BadInput(f"data.crop_padding={config.data.crop_padding}: expected a whole number of at least 0")
     return config

@@ -33,6 +33,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Whole batches only."""
+        return len(self) // batch_size
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
@@ -75,7 +79,7 @@ def batches(
     The draws of an epoch, its order, crops and flips, depend on `seed` and the number of the epoch alone: they come
     from a CPU generator and are moved to the device once an epoch. What does not fill a last batch is left out.
     """
-    per_epoch = len(split) // batch_size
+    per_epoch = split.steps_per_epoch(batch_size)
     for epoch in range(-(-steps // per_epoch)):
         generator = np.random.default_rng((seed, epoch))
         order = _to(split, generator.permutation(len(split)))
@@ -106,4 +110,4 @@ def _cropped(
 
 
 def _to(split: Split, draws: np.ndarray) -> Tensor:
-    return torch.from_numpy(draws).to(split.labels.device, non_blocking=True)
+    return torch.from_numpy(draws).to(split.labels.device)

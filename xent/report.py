@@ -3,6 +3,7 @@
 import json
 import os
 from itertools import cycle
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,20 @@ def _final(trace: Trace) -> tuple[str, str]:
 
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as JSON."""
+    """A comparison as JSON, which has no NaN and no infinity: null stands for them."""
+
+    def number(value: float) -> float | None:
+        return value if isfinite(value) else None
 
     def run(trace: Trace) -> dict[str, Any]:
         loss, accuracy = trace.tests[trace.step]
-        return {"run": trace.name, "test_loss": loss, "test_accuracy": accuracy, "settings": trace.settings}
+        return {"run": trace.name, "test_loss": number(loss), "test_accuracy": accuracy, "settings": trace.settings}
 
     return {
         "candidate": run(comparison.candidate),
         "reference": run(comparison.reference),
-        "gap": comparison.gap,
-        "largest_loss_difference": comparison.largest_loss_difference,
+        "gap": {step: number(gap) for step, gap in comparison.gap.items()},
+        "largest_loss_difference": number(comparison.largest_loss_difference),
         "bitwise_identical": comparison.bitwise_identical,
     }
 
@@ -104,7 +108,11 @@ def _draw(comparisons: list[Comparison]) -> Figure:
     losses.set(ylabel="training loss", yscale="log")
     for comparison, marker in zip(comparisons, cycle(MARKERS)):
         gap = {step: value for step, value in comparison.gap.items() if value > 0}  # a log axis has no zero
-        name = comparison.candidate.name if gap else f"{comparison.candidate.name}: zero at every step"
+        name = comparison.candidate.name
+        if not all(map(isfinite, comparison.gap.values())):
+            name += ": not finite everywhere"
+        elif not gap:
+            name += ": zero at every step"
         gaps.plot(list(gap), list(gap.values()), marker=marker, label=name)
     gaps.set(xlabel="step", xscale="log", ylabel="relative gap of the probe logits")
     if any(gap > 0 for comparison in comparisons for gap in comparison.gap.values()):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 
 from xent import config as configuration
 from xent.config import Precision
@@ -38,13 +39,15 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
     train, test = load(config.data, device, dtype)
     if config.batch_size > len(train):
         raise BadInput(f"batch_size={config.batch_size}: {config.data.dataset} has {len(train)} training images")
-    steps = len(train) // config.batch_size * config.epochs
+    steps = train.steps_per_epoch(config.batch_size) * config.epochs
     steps = min(steps, config.max_steps or steps)
 
     torch.manual_seed(config.seed)  # weights are drawn on the CPU in float32, whatever the device and precision
-    model = instantiate(config.model, train.shape, train.classes).to(device, dtype)
-    loss = instantiate(config.loss).to(device, dtype)
-    optimizer = instantiate(config.optimizer, model.parameters())
+    model = instantiate(config.model, train.shape, train.classes)
+    loss = instantiate(config.loss)
+    _check_modules(model, loss, train.classes)
+    model, loss = model.to(device, dtype), loss.to(device, dtype)
+    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
 
     settings = configuration.settings(cfg, choices) | {"device": str(device)}
     trace = Trace(settings, losses=torch.full((steps,), torch.nan, dtype=dtype, device=device))
@@ -74,3 +77,14 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
         trace.save(folder)  # what there is of it, should the run be cut short
     seconds = time.perf_counter() - start
     print_result({tag: tensorboard.last[tag] for tag in FINAL}, steps, seconds, folder)
+
+
+def _check_modules(model: object, loss: object, classes: int) -> None:
+    """Refuse, before anything is written, what cannot be trained."""
+    for name, module in {"model": model, "loss": loss}.items():
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
+    assert isinstance(loss, nn.Module)
+    value = loss(torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64))
+    if value.ndim > 0:
+        raise BadInput(f"the loss of 2 rows of logits is of shape {tuple(value.shape)}: expected one number")

@@ -40,6 +40,8 @@ class RunLog:
 
 def write_gaps(folder: Path, gaps: dict[str, dict[int, float]]) -> None:
     """The gap of every candidate over the probe steps, as the run `comparison` beside the runs it compares."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()  # TensorBoard would draw the curves of an earlier comparison with them
     with SummaryWriter(str(folder)) as writer:
         for candidate, gap in gaps.items():
             for step, value in gap.items():

@@ -43,7 +43,7 @@ def fit(
     """
     device = train.labels.device
     steps = len(trace.losses)
-    steps_per_epoch = len(train) // batch_size
+    steps_per_epoch = train.steps_per_epoch(batch_size)
     trace.probe_logits[0] = predict(model, test, PROBE, autocast)
     model.train()
     for step, (images, target) in enumerate(batches(train, batch_size, seed, steps), start=1):

@@ -89,14 +89,6 @@ def test_smoothing_below_0_is_refused_where_pytorch_takes_it_for_0(loss: Loss, s
         loss(Z, T, label_smoothing=smoothing)
 
 
-@each_function
-def test_an_index_error_that_is_not_the_targets_fault_is_not_called_one(loss: Loss) -> None:
-    class Broken(Exception): ...
-
-    with pytest.raises(TypeError):
-        loss(Z, T, unknown=1)
-
-
 @each_module
 def test_the_module_takes_what_pytorchs_takes(module: type[nn.Module]) -> None:
     weight = tensor([1.0, 2.0, 3.0])

@@ -29,8 +29,8 @@ def module_inputs(dtype: torch.dtype) -> list[Any]:
 def test_the_cases_are_all_there() -> None:
     assert set(DTYPES) == set(OPERATOR.dtypes)
     assert set(DTYPES) >= set(MODULE.dtypes)
-    assert [len(samples(dtype)) for dtype in DTYPES] == [21] * 4
-    assert len(module_inputs(torch.float32)) == 105
+    assert min(len(samples(dtype)) for dtype in DTYPES) >= 21
+    assert len(module_inputs(torch.float32)) >= 105
 
 
 @each_function

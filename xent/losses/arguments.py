@@ -24,7 +24,7 @@ def check(
     for name, tensor in {"input": input, "target": target, "weight": weight}.items():
         if not isinstance(tensor, Tensor) and not (name == "weight" and tensor is None):
             raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")
-    if not isinstance(ignore_index, int):
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
         raise TypeError(f"ignore_index is {type(ignore_index).__name__}: expected int")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(REDUCTIONS)}")

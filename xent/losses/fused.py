@@ -76,7 +76,8 @@ class _Surprise(torch.autograd.Function):
         grad = grad.unsqueeze(ctx.dim)
         if torch.is_grad_enabled():  # asked for with create_graph: in operations that can be differentiated again
             p = log_probabilities(logits, ctx.dim).exp()
-            return grad * p.scatter_add(ctx.dim, index, -torch.ones_like(grad)), None, None
+            others = p.scatter(ctx.dim, index, 0)
+            return grad * others.scatter_add(ctx.dim, index, -others.sum(ctx.dim, keepdim=True)), None, None
         total = others + at_target.exp()
         return (terms * (grad / total)).scatter_(ctx.dim, index, others / total * -grad), None, None  # p_t - 1
 
@@ -99,13 +100,13 @@ class _ExpectedSurprise(torch.autograd.Function):
         return -(distribution * log_p).sum(dim)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         logits, distribution, log_p = ctx.saved_tensors
         grad = grad.unsqueeze(ctx.dim)
         if torch.is_grad_enabled():
             log_p = log_probabilities(logits, ctx.dim)
         by_logits = grad * (log_p.exp() * distribution.sum(ctx.dim, keepdim=True) - distribution)
-        return by_logits, -grad * log_p, None
+        return by_logits, -grad * log_p if ctx.needs_input_grad[1] else None, None
 
 
 class FusedCrossEntropyLoss(nn.CrossEntropyLoss):
