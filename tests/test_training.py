@@ -90,7 +90,7 @@ def test_an_interrupt_leaves_what_was_trained(tmp_path: Path, monkeypatch: pytes
         steps = 0
 
         def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            self.steps += 1
+            self.steps += input.requires_grad  # not those that only try the loss out
             if self.steps == 6:
                 raise KeyboardInterrupt
             return super().forward(input, target)
