@@ -121,7 +121,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         ("batch_size=60001", "batch_size=60001: MNIST has 60000 training images"),
         ("optimizer.lr=-1", "Invalid learning rate: -1"),
         ("+loss.reduction=none", "the loss of 2 rows of logits is of shape (2,): expected one number"),
-        ("model._target_=builtins.print", "expected"),
+        ("loss._target_=builtins.dict", "loss._target_ made a dict: expected a torch.nn.Module"),
         ("speed=3", "Key 'speed' not in 'Config'"),
     ],
 )
