@@ -9,8 +9,8 @@ INSTALLED := .venv/installed
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
-compare: $(INSTALLED) ## train PyTorch's loss and ours on MNIST, and compare them
-	$(BIN)/python train.py -m loss=torch,scratch
+compare: $(INSTALLED) ## train with PyTorch's loss and with ours on MNIST: is it the same?
+	$(BIN)/python train.py -m +experiment=proof
 
 test: $(INSTALLED) ## run every test
 	$(BIN)/python -m pytest

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,6 +28,7 @@ config.register()
 def main(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
+        keep_own_target(cfg, HydraConfig.get())
         run(cfg, HydraConfig.get().runtime.choices, folder)
     except (BadInput, HydraException) as error:
         discard(folder)
@@ -38,6 +41,15 @@ def main(cfg: DictConfig) -> None:
         kept = f"what was trained is in {os.path.relpath(folder)}" if folder.exists() else "before training began"
         print(f"stopped; {kept}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def keep_own_target(cfg: DictConfig, hydra_config: HydraConf) -> None:
+    """Let `loss._target_=...` mean loss=custom alone: in a sweep over several losses, Hydra sets it for all of them."""
+    own = config.own_target(hydra_config.runtime.choices["loss"])
+    if own and cfg.loss._target_ != own:
+        if hydra_config.mode is not RunMode.MULTIRUN:
+            raise BadInput(f"loss._target_={cfg.loss._target_}: expected beside loss=custom, add that")
+        cfg.loss._target_ = own
 
 
 def discard(folder: Path) -> None:

@@ -25,6 +25,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = command("train.py", "-m", "loss=torch,scratch", *overrides, f"hydra.sweep.dir={folder}")
     assert result.returncode == 0, result.stderr
     assert "Gap to the reference" in result.stdout
+    assert "no floor to judge by: train the reference with nudge=0,1,2,3 too" in result.stdout
     return folder
 
 
@@ -37,9 +38,9 @@ def test_a_sweep_leaves_a_folder_a_run_and_their_comparison(sweep: Path) -> None
         assert files == [".hydra", "events.out", "trace.npz"]
     files = sorted(path.name.split(".tfevents")[0] for path in (sweep / "comparison").iterdir())
     assert files == ["curves.png", "events.out", "report.md", "verdict.json"]
-    (figures,) = json.loads((sweep / "comparison" / "verdict.json").read_text())
+    (figures,) = json.loads((sweep / "comparison" / "verdict.json").read_text()).values()
     assert 0 < figures["gap"]["50"] < 1e-2
-    assert figures["reference"]["settings"]["device"] in ("cpu", "cuda", "mps")
+    assert figures["runs"][0]["reference"]["settings"]["device"] in ("cpu", "cuda", "mps")
 
 
 def test_tensorboard_reads_the_same_tags_at_the_same_steps_in_both_runs(sweep: Path) -> None:
@@ -58,6 +59,10 @@ def test_tensorboard_reads_the_same_tags_at_the_same_steps_in_both_runs(sweep: P
         "train/accuracy": every_ten,
         "train/gradient_norm": every_ten,
         "train/learning_rate": every_ten,
+        "parity/loss_error": every_ten,
+        "parity/gradient_error": every_ten,
+        "parity/reference_loss_error": every_ten,
+        "parity/reference_gradient_error": every_ten,
         "test/loss": [50],
         "test/accuracy": [50],
     }
@@ -65,9 +70,57 @@ def test_tensorboard_reads_the_same_tags_at_the_same_steps_in_both_runs(sweep: P
 
 def test_runs_are_compared_whenever_they_were_trained(sweep: Path, tmp_path: Path) -> None:
     result = command("-m", "xent.compare", *map(str, sweep.glob("loss=*")), "--output", str(tmp_path))
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 2, "not to be judged without nudged runs"
     again = json.loads((tmp_path / "verdict.json").read_text())
     assert again == json.loads((sweep / "comparison" / "verdict.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small proof of two losses named on the command line, one of them wrong."""
+    folder = tmp_path_factory.mktemp("outputs") / "proof"
+    losses = ["loss=torch,custom,impostor/temperature", "loss._target_=xent.CrossEntropyLossFromScratch"]
+    overrides = small(max_steps=16, precision="float64", seed=0, nudge="0,1,2")
+    result = command("train.py", "-m", "+experiment=proof", *losses, *overrides, f"hydra.sweep.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_proof_tells_a_right_loss_from_a_wrong_one(proof: Path) -> None:
+    figures = json.loads((proof / "comparison" / "verdict.json").read_text())
+    assert {name: each["verdict"] for name, each in figures.items()} == {
+        "custom": "same within rounding",
+        "impostor/temperature": "different",
+    }
+    targets = {run["reference"]["settings"]["loss._target_"] for each in figures.values() for run in each["runs"]}
+    assert targets == {"torch.nn.CrossEntropyLoss"}, "loss._target_ is that of loss=custom alone"
+
+
+def test_the_exit_code_of_a_comparison_tells_the_verdict(proof: Path, tmp_path: Path) -> None:
+    def exit_code(*losses: str) -> int:
+        runs = [str(folder) for loss in losses for folder in proof.glob(f"loss={loss},*")]
+        return command("-m", "xent.compare", *runs, "--output", str(tmp_path)).returncode
+
+    assert exit_code("torch", "custom") == 0
+    assert exit_code("torch", "impostor*") == 1
+    (reference,) = proof.glob("loss=torch,*nudge=0*")
+    result = command("-m", "xent.compare", str(reference), str(reference), "--output", str(tmp_path))
+    assert result.returncode == 0
+    assert "bitwise identical" in result.stdout
+
+
+def test_another_number_of_threads_gets_a_verdict(proof: Path, tmp_path: Path) -> None:
+    """Of the same loss: with more or fewer threads, sums are added up in another order."""
+    overrides = small(max_steps=16, precision="float64", seed=0)
+    threads = "3" if torch.get_num_threads() == 1 else "1"
+    command("train.py", *overrides, f"hydra.run.dir={tmp_path / 'run'}", OMP_NUM_THREADS=threads)
+    runs = [str(folder) for folder in proof.glob("loss=torch,*")]
+    by = ["--by", "machine.threads", "--reference", str(torch.get_num_threads())]
+    result = command("-m", "xent.compare", *runs, str(tmp_path / "run"), *by, "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "same within rounding" in result.stdout or "bitwise identical" in result.stdout
+    line = the_line(command("-m", "xent.compare", *runs, str(tmp_path / "run")))
+    assert f"they differ in machine.threads ({threads} against " in line
 
 
 def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path) -> None:
@@ -121,7 +174,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         ("batch_size=60001", "batch_size=60001: MNIST has 60000 training images"),
         ("optimizer.lr=-1", "Invalid learning rate: -1"),
         ("+loss.reduction=none", "the loss of 2 rows of logits is of shape (2,): expected one number"),
-        ("loss._target_=builtins.dict", "loss._target_ made a dict: expected a torch.nn.Module"),
+        ("loss._target_=builtins.dict", "loss._target_=builtins.dict: expected beside loss=custom, add that"),
         ("speed=3", "Key 'speed' not in 'Config'"),
     ],
 )

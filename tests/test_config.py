@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT, composed
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from torch import nn
@@ -10,7 +11,9 @@ from torch import nn
 from xent import config
 from xent.config import GROUPS
 from xent.errors import BadInput
+from xent.impostors import MISTAKES, MISTAKES_IN_IGNORING
 
+EXPERIMENTS = [file.stem for file in sorted((PROJECT / "configs" / "experiment").glob("*.yaml"))]
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((PROJECT / "configs" / group).glob("*.yaml"))]
 
 
@@ -76,3 +79,17 @@ def test_a_run_is_named_by_what_its_command_line_changed() -> None:
     long = [f"data.root={'ä' * 300}"]
     assert len(Path(config.run_name(long)).name.encode()) < 200
     assert config.run_name(long) != config.run_name([*long, "seed=1"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    cfg, choices = composed(f"+experiment={experiment}")
+    assert choices["model"] == "mlp"
+    config.check(cfg)
+
+
+def test_the_experiment_with_impostors_trains_every_one() -> None:
+    with initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+        cfg = compose("train", ["+experiment=impostors"], return_hydra_config=True)
+    swept = [loss.strip() for loss in cfg.hydra.sweeper.params.loss.split(",")]
+    assert swept == ["torch", *(f"impostor/{mistake}" for mistake in MISTAKES | MISTAKES_IN_IGNORING)]

@@ -2,59 +2,98 @@ import json
 from pathlib import Path
 
 import pytest
+from runs import nudged, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_compare import run
 
-from xent.compare import compare
+from xent.match import pairs
 from xent.report import report
+from xent.trace import Trace
+from xent.verdict import judge
+
+
+def reported(folder: Path, *runs: Trace) -> None:
+    report(judge(pairs(list(runs))), folder)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    report(compare([run("torch"), run("scratch", shift=0.25), run("article")]), tmp_path)
+    reported(tmp_path, *nudged(1e-14, 1e-14), run("scratch", shift=0.25), run("article", shift=1e-14))
     return tmp_path
 
 
-def test_the_tables_name_every_run_and_its_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report(compare([run("torch"), run("scratch", shift=0.25), run("article")]), folder)
+def test_the_tables_name_every_candidate_and_its_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported(folder, *nudged(1e-14, 1e-14), run("scratch", shift=0.25), run("article", shift=1e-14))
     printed = capsys.readouterr().out
     page = (folder / "report.md").read_text()
-    for text in ("torch", "scratch", "article", "the reference", "75.00%", "2.5e-01", "yes", "no"):
+    for text in (
+        "torch",
+        "scratch",
+        "article",
+        "the reference",
+        "different",
+        "same within rounding",
+        "75.00%",
+        "+13.40",
+    ):
         assert text in printed
         assert text in page
-    assert "| 2 | 0.0e+00 | 2.5e-01 |" in page or "| 2 | 2.5e-01 | 0.0e+00 |" in page
+    assert "| scratch | 0e+00 | 2e-01 | 2e-01 | 2e-01 |" in page
+    assert "| floor: torch nudged |  | 1e-14 | 1e-14 | 1e-14 |" in page
 
 
 def test_the_figures_are_there_for_programs(folder: Path) -> None:
-    figures = {entry["candidate"]["run"]: entry for entry in json.loads((folder / "verdict.json").read_text())}
-    assert figures["scratch"]["gap"] == {"0": 0, "2": 0.25}
-    assert figures["scratch"]["largest_loss_difference"] == 0.25
-    assert figures["article"]["bitwise_identical"] is True
-    assert figures["scratch"]["reference"]["test_accuracy"] == 0.75
+    figures = json.loads((folder / "verdict.json").read_text())
+    assert figures["scratch"]["verdict"] == "different"
+    assert figures["scratch"]["left_floor"] == 1
+    assert figures["scratch"]["gap"]["2"] == pytest.approx(0.25)
+    assert figures["article"]["verdict"] == "same within rounding"
+    assert figures["article"]["excess"] == pytest.approx(0, abs=0.05)
+    assert figures["scratch"]["runs"][0]["reference"]["test_accuracy"] == 0.75
 
 
 def test_the_picture_is_a_picture(folder: Path) -> None:
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_tensorboard_reads_the_gap_curves(folder: Path) -> None:
+def test_tensorboard_reads_gap_and_floor_picture_and_verdict(folder: Path) -> None:
     events = EventAccumulator(str(folder)).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("gap/scratch")] == [(0, 0), (2, 0.25)]
+    gap = [(event.step, event.value) for event in events.Scalars("gap/scratch")]
+    assert gap == [(0, 0), (1, 0.25), (2, 0.25), (4, 0.25)]
+    assert [event.value for event in events.Scalars("gap/floor: torch nudged")] == pytest.approx([1e-14] * 3, rel=0.1)
+    assert events.Tags()["images"] == ["curves"]
+    (text,) = events.Tensors("verdict/text_summary")
+    assert b"same within rounding" in text.tensor_proto.string_val[0]
 
 
-def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path) -> None:
-    report(compare([run("torch"), run("scratch")]), tmp_path)
+def test_candidates_are_named_by_all_that_differs(tmp_path: Path) -> None:
+    by_precision = [[*nudged(1e-14, precision=p), run("scratch", precision=p)] for p in ("float32", "float64")]
+    reported(tmp_path, *by_precision[0], *by_precision[1])
+    assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["scratch, float32", "scratch, float64"]
+    custom = [run("custom", **{"loss._target_": f"their.{name}"}) for name in "AB"]
+    reported(tmp_path, *nudged(1e-14), *custom)
+    assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["custom, their.A", "custom, their.B"]
+
+
+def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported(tmp_path, run("torch"), run("scratch"))
     assert (tmp_path / "curves.png").exists()
+    assert "no floor" not in capsys.readouterr().out
 
 
-def test_a_run_that_became_nan_is_not_called_zero(tmp_path: Path) -> None:
-    report(compare([run("torch"), run("scratch", shift=float("nan"))]), tmp_path)
-    (figures,) = json.loads((tmp_path / "verdict.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert figures["gap"]["2"] is None
+def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported(tmp_path, run("torch"), run("scratch", shift=0.1))
+    assert "no floor to judge by: train the reference with nudge=0,1,2,3 too" in capsys.readouterr().out
+
+
+def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:
+    reported(tmp_path, run("torch"), run("scratch", shift=float("nan")))
+    text = (tmp_path / "verdict.json").read_text()
+    (figures,) = json.loads(text, parse_constant=lambda name: pytest.fail(name)).values()
+    assert figures["largest_loss_difference"] is None
 
 
 def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     for shift in (0.25, 0.5):
-        report(compare([run("torch"), run("scratch", shift=shift)]), tmp_path)
+        reported(tmp_path, run("torch"), run("scratch", shift=shift))
     (events,) = tmp_path.glob("events*")
-    assert [event.value for event in EventAccumulator(str(events)).Reload().Scalars("gap/scratch")] == [0, 0.5]
+    assert [event.value for event in EventAccumulator(str(events)).Reload().Scalars("gap/scratch")][-1] == 0.5

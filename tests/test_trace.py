@@ -56,7 +56,7 @@ def test_a_folder_without_a_trace_is_named(tmp_path: Path) -> None:
 
 def test_a_trace_of_another_version_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "trace.npz", version=0)
-    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 1"):
+    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 2"):
         Trace.load(tmp_path)
 
 

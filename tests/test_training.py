@@ -7,11 +7,11 @@ from conftest import small, trained
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from xent.compare import compare
 from xent.data import Split, batches
 from xent.schedule import one_cycle
 from xent.trace import Trace
 from xent.training import evaluate, fit, predict
+from xent.verdict import bitwise_identical, gaps
 
 
 def split(n: int = 40) -> Split:
@@ -109,8 +109,7 @@ def test_an_interrupt_leaves_what_was_trained(tmp_path: Path, monkeypatch: pytes
 def test_training_twice_gives_the_same_bits(model: str, tmp_path: Path) -> None:
     overrides = [f"model={model}", "max_steps=12", "log_every=5"]
     first, second = (trained(tmp_path / name, *overrides) for name in ("a", "b"))
-    (comparison,) = compare([first, second])
-    assert comparison.bitwise_identical
+    assert bitwise_identical(first, second)
     assert first.tests == second.tests
 
 
@@ -123,16 +122,15 @@ def test_in_float64_scratch_and_reference_agree_to_1e13_through_200_steps(tmp_pa
     overrides = ["model=mlp", "max_steps=200", "precision=float64"]
     reference, candidate = (trained(tmp_path / loss, f"loss={loss}", *overrides) for loss in ("torch", "scratch"))
     assert candidate.probe_logits[200].dtype == torch.float64
-    (comparison,) = compare([reference, candidate])
-    assert max(comparison.gap.values()) < 1e-13
-    assert not comparison.bitwise_identical, "ours rounds differently somewhere: they are two computations"
+    assert max(gaps(candidate, reference).values()) < 1e-13
+    assert not bitwise_identical(candidate, reference), "ours rounds differently somewhere: they are two computations"
 
 
 def test_in_float32_scratch_and_reference_agree_to_1e5_after_a_step(tmp_path: Path) -> None:
     reference, candidate = (trained(tmp_path / loss, *small(loss=loss, max_steps=1)) for loss in ("torch", "scratch"))
-    (comparison,) = compare([reference, candidate])
-    assert comparison.gap[0] == 0
-    assert 0 <= comparison.gap[1] < 1e-5
+    gap = gaps(candidate, reference)
+    assert gap[0] == 0
+    assert 0 <= gap[1] < 1e-5
 
 
 def test_every_precision_starts_from_the_same_weights(tmp_path: Path) -> None:
@@ -146,3 +144,10 @@ def test_bfloat16_trains_under_autocast(tmp_path: Path) -> None:
     assert trace.losses.isfinite().all()
     assert not torch.equal(trace.losses, exact.losses)
     torch.testing.assert_close(trace.losses, exact.losses, rtol=0.05, atol=0.05)
+
+
+def test_a_nudge_moves_the_start_by_rounding_and_is_a_setting(tmp_path: Path) -> None:
+    plain, moved = (trained(tmp_path / str(n), *small(nudge=n, max_steps=1)) for n in (0, 1))
+    assert 0 < gaps(moved, plain)[0] < 1e-6
+    assert moved.settings["nudge"] == 1
+    assert {"machine.processor", "machine.threads", "machine.torch"} < set(moved.settings)

@@ -4,14 +4,18 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from hashlib import sha1
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from xent import impostors
 from xent.errors import BadInput
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+IMPOSTOR = "xent.impostors.Impostor"
 GROUPS = ("loss", "model", "data", "optimizer")
 
 
@@ -74,6 +78,7 @@ class Config:
     device: str = MISSING
     precision: Precision = MISSING
     seed: int = MISSING
+    nudge: int = MISSING
     epochs: int = MISSING
     max_steps: int | None = MISSING
     batch_size: int = MISSING
@@ -86,6 +91,8 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="schema/optimizer", name="sgd", node=SGD)
     store.store(group="schema/optimizer", name="adamw", node=AdamW)
+    for mistake in impostors.MISTAKES | impostors.MISTAKES_IN_IGNORING:
+        store.store(group="loss/impostor", name=mistake, node={"_target_": IMPOSTOR, "mistake": mistake})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
@@ -127,11 +134,22 @@ def check(cfg: DictConfig) -> Config:
             raise BadInput(f"{key}={value}: expected a whole number of at least 1")
     if not 0 <= config.seed < 2**63:
         raise BadInput(f"seed={config.seed}: expected a whole number from 0 to 2**63 - 1")
+    if not 0 <= config.nudge < 2**63:
+        raise BadInput(f"nudge={config.nudge}: expected a whole number from 0, which leaves the weights alone")
     if not all(0 < value < inf for value in config.data.std):
         raise BadInput(f"data.std={config.data.std}: expected positive numbers")
     if config.data.crop_padding < 0:
         raise BadInput(f"data.crop_padding={config.data.crop_padding}: expected a whole number of at least 0")
     return config
+
+
+def own_target(choice: str) -> str | None:
+    """The class that the choice of a loss stands for; of `custom`, none."""
+    if choice.startswith("impostor/"):
+        return IMPOSTOR
+    config = OmegaConf.load(CONFIGS / "loss" / f"{choice}.yaml")
+    assert isinstance(config, DictConfig)
+    return None if OmegaConf.is_missing(config, "_target_") else config["_target_"]
 
 
 def settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The device a run trains on, set up to repeat itself."""
 
 import os
+import platform
+from pathlib import Path
 
 import torch
 
@@ -40,3 +42,19 @@ def prepare(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What else the last bits of a run depend on: the processor, the number of its threads, and PyTorch."""
+    if device.type == "cuda":
+        processor, threads = torch.cuda.get_device_name(device), 0
+    else:
+        processor, threads = _processor(), torch.get_num_threads()
+    return {"machine.processor": processor, "machine.threads": threads, "machine.torch": str(torch.__version__)}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # elsewhere than on Linux, Python knows
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,83 +1,126 @@
-"""A comparison for people: tables, a page, a picture, figures and TensorBoard events."""
+"""Verdicts for people: tables, a page, a picture, figures and TensorBoard events."""
 
 import json
 import os
 from itertools import cycle
 from math import isfinite
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from xent import tensorboard
-from xent.compare import Comparison
+from xent.match import without
 from xent.trace import Trace
+from xent.verdict import DIFFERENT, UNKNOWN, Gaps, Verdict
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*PX"
+NO_FLOOR = "no floor to judge by: train the reference with nudge=0,1,2,3 too"
 Rows = list[list[str]]  # the first is the header
 
 
-def report(comparisons: list[Comparison], folder: Path) -> None:
-    """Print the comparison; write `verdict.json`, `report.md`, `curves.png` and TensorBoard events into `folder`."""
-    tables = {"Every run beside its reference": _runs(comparisons), "Gap to the reference": _gaps(comparisons)}
+def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
+    """Print the verdicts; write `verdict.json`, `report.md`, `curves.png` and TensorBoard events into `folder`."""
+    named = dict(zip(_names([verdict.settings for verdict in verdicts], by), verdicts))
+    tables = {"Verdict": _verdicts(named, by), "Gap to the reference, after so many steps": _gaps(named, by)}
+    page = "\n".join(_markdown(title, rows) for title, rows in tables.items())
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "verdict.json").write_text(json.dumps([_figures(comparison) for comparison in comparisons], indent=2))
-    (folder / "report.md").write_text("\n".join(_markdown(title, rows) for title, rows in tables.items()))
-    _draw(comparisons).savefig(folder / "curves.png", dpi=150)
-    tensorboard.write_gaps(folder, {comparison.candidate.name: comparison.gap for comparison in comparisons})
+    (folder / "verdict.json").write_text(json.dumps({name: _figures(v) for name, v in named.items()}, indent=2))
+    (folder / "report.md").write_text(page)
+    figure = _draw(named, by)
+    figure.savefig(folder / "curves.png", dpi=150)
+    curves = {f"gap/{name}": verdict.gap for name, verdict in named.items()}
+    curves |= {f"gap/{name}": floor for name, floor in _floors(named, by).items()}
+    tensorboard.write_comparison(folder, curves, page, figure)
     for title, rows in tables.items():
         _print(title, rows)
+    if any(verdict.word == UNKNOWN for verdict in verdicts):
+        print(NO_FLOOR)
     print(os.path.relpath(folder))
 
 
-def _runs(comparisons: list[Comparison]) -> Rows:
-    rows = [["run", "test loss", "test accuracy", "largest loss difference", "bit for bit equal"]]
-    for reference, candidates in _by_reference(comparisons):
-        rows.append([reference.name, *_final(reference), "", "the reference"])
-        for comparison in candidates:
-            equal = "yes" if comparison.bitwise_identical else "no"
-            difference = f"{comparison.largest_loss_difference:.1e}"
-            rows.append([comparison.candidate.name, *_final(comparison.candidate), difference, equal])
+def _names(settings: list[dict[str, Any]], by: str) -> list[str]:
+    """Each by what is compared, and by what else differs among them: `scratch, float64`."""
+    keys = [key for key in settings[0] if any(each.get(key) != settings[0].get(key) for each in settings)]
+    others = [key for key in keys if key.split(".")[0] != by.split(".")[0]]
+    names = [", ".join(str(each.get(key)) for key in (by, *others)) for each in settings]
+    if len(set(names)) < len(names):
+        own = [key for key in keys if key.startswith(f"{by}.")]
+        names = [", ".join(str(each.get(key)) for key in (by, *own, *others)) for each in settings]
+    return names if len(set(names)) == len(names) else [f"{name} #{i}" for i, name in enumerate(names, start=1)]
+
+
+def _contexts(named: dict[str, Verdict], by: str) -> dict[str, list[str]]:
+    """The candidates that share all settings but what is compared, by the name of what they share: `float64`."""
+    shared: dict[str, list[str]] = {}
+    for name, verdict in named.items():
+        shared.setdefault(without(verdict.pairs[0].reference, by, "seed", "nudge"), []).append(name)
+    settings = [named[names[0]].pairs[0].reference.settings for names in shared.values()]
+    return dict(zip(_names(settings, by), shared.values()))
+
+
+def _floors(named: dict[str, Verdict], by: str) -> dict[str, Gaps]:
+    return {
+        f"floor: {context} nudged": named[names[0]].floor
+        for context, names in _contexts(named, by).items()
+        if named[names[0]].floor
+    }
+
+
+def _verdicts(named: dict[str, Verdict], by: str) -> Rows:
+    header = ["run", "verdict", "decades above the floor", "nudged runs reach", "left the floor at step"]
+    rows = [[*header, "largest loss difference", "test loss", "test accuracy"]]
+    for context, names in _contexts(named, by).items():
+        references = {id(pair.reference): pair.reference for name in names for pair in named[name].pairs}
+        rows.append([context, "the reference", "", "", "", "", *_final(list(references.values()))])
+        for name in names:
+            verdict = named[name]
+            decades = ["" if x is None else f"{x:+.2f}" for x in (verdict.excess, verdict.largest_null)]
+            left = "" if verdict.left_floor is None else str(verdict.left_floor)
+            difference = f"{verdict.largest_loss_difference:.1e}"
+            final = _final([pair.candidate for pair in verdict.pairs])
+            rows.append([name, verdict.word, *decades, left, difference, *final])
     return rows
 
 
-def _gaps(comparisons: list[Comparison]) -> Rows:
-    rows = [["steps", *(comparison.candidate.name for comparison in comparisons)]]
-    for step in sorted({step for comparison in comparisons for step in comparison.gap}):
-        gaps = [comparison.gap.get(step) for comparison in comparisons]
-        rows.append([str(step), *("" if gap is None else f"{gap:.1e}" for gap in gaps)])
-    return rows
+def _gaps(named: dict[str, Verdict], by: str) -> Rows:
+    lines = {name: verdict.gap for name, verdict in named.items()} | _floors(named, by)
+    steps = sorted({step for line in lines.values() for step in line})
+    rows = [[name, *(f"{line[step]:.0e}" if step in line else "" for step in steps)] for name, line in lines.items()]
+    return [["run", *map(str, steps)], *rows]
 
 
-def _by_reference(comparisons: list[Comparison]) -> list[tuple[Trace, list[Comparison]]]:
-    references = {id(comparison.reference): comparison.reference for comparison in comparisons}
-    return [(r, [c for c in comparisons if c.reference is r]) for r in references.values()]
+def _final(traces: list[Trace]) -> list[str]:
+    """Test loss and accuracy at the end, the mean over runs."""
+    loss, accuracy = (mean(values) for values in zip(*(trace.tests[trace.step] for trace in traces)))
+    return [f"{loss:.4f}", f"{accuracy:.2%}"]
 
 
-def _final(trace: Trace) -> tuple[str, str]:
-    loss, accuracy = trace.tests[trace.step]
-    return f"{loss:.4f}", f"{accuracy:.2%}"
+def _figures(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON, which has no NaN and no infinity: null stands for them."""
 
-
-def _figures(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as JSON, which has no NaN and no infinity: null stands for them."""
-
-    def number(value: float) -> float | None:
-        return value if isfinite(value) else None
+    def number(value: float | None) -> float | None:
+        return value if value is not None and isfinite(value) else None
 
     def run(trace: Trace) -> dict[str, Any]:
         loss, accuracy = trace.tests[trace.step]
         return {"run": trace.name, "test_loss": number(loss), "test_accuracy": accuracy, "settings": trace.settings}
 
     return {
-        "candidate": run(comparison.candidate),
-        "reference": run(comparison.reference),
-        "gap": {step: number(gap) for step, gap in comparison.gap.items()},
-        "largest_loss_difference": number(comparison.largest_loss_difference),
-        "bitwise_identical": comparison.bitwise_identical,
+        "verdict": verdict.word,
+        "excess": number(verdict.excess),
+        "largest_null": number(verdict.largest_null),
+        "left_floor": verdict.left_floor,
+        "largest_loss_difference": number(verdict.largest_loss_difference),
+        "gap": {step: number(value) for step, value in verdict.gap.items()},
+        "floor": verdict.floor,
+        "floor_range": verdict.floor_range,
+        "runs": [{"candidate": run(pair.candidate), "reference": run(pair.reference)} for pair in verdict.pairs],
     }
 
 
@@ -91,33 +134,41 @@ def _print(title: str, rows: Rows) -> None:
     header, *body = rows
     table = Table(*header, title=title, title_justify="left")
     for row in body:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*row, style="bold red" if DIFFERENT in row else None)
+    console = Console()
+    (console if console.is_terminal else Console(width=150)).print(table)
 
 
-def _draw(comparisons: list[Comparison]) -> Figure:
-    """The loss curves over each other, each reference a broad light line, and under them the gaps on a log axis."""
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    losses, gaps = figure.subplots(2, 1, sharex=True)
-    for reference, candidates in _by_reference(comparisons):
+def _draw(named: dict[str, Verdict], by: str) -> Figure:
+    """A column for each context: the loss curves over each other, the reference broad and light; under them the gaps.
+
+    Of several seeds, the first one's losses are drawn; the floor is shaded from the least nudged run to the largest.
+    """
+    contexts = _contexts(named, by)
+    figure = Figure(figsize=(2 + 6 * len(contexts), 8), layout="constrained")
+    axes = figure.subplots(2, len(contexts), sharex=True, squeeze=False)
+    for (losses, gaps), (context, names) in zip(axes.T, contexts.items()):
+        reference = named[names[0]].pairs[0].reference
         steps = range(1, len(reference.losses) + 1)
-        losses.plot(steps, reference.losses, color="0.75", linewidth=4, label=reference.name)
-        for comparison, style in zip(candidates, cycle(LINES)):
-            run = comparison.candidate
-            losses.plot(steps, run.losses, linewidth=0.8, linestyle=style, label=run.name)
-    losses.set(ylabel="training loss", yscale="log")
-    for comparison, marker in zip(comparisons, cycle(MARKERS)):
-        gap = {step: value for step, value in comparison.gap.items() if value > 0}  # a log axis has no zero
-        name = comparison.candidate.name
-        if not all(map(isfinite, comparison.gap.values())):
-            name += ": not finite everywhere"
-        elif not gap:
-            name += ": zero at every step"
-        gaps.plot(list(gap), list(gap.values()), marker=marker, label=name)
-    gaps.set(xlabel="step", xscale="log", ylabel="relative gap of the probe logits")
-    if any(gap > 0 for comparison in comparisons for gap in comparison.gap.values()):
-        gaps.set_yscale("log")
-    for axes in (losses, gaps):
-        axes.grid(alpha=0.3)
-        axes.legend()
+        losses.plot(steps, reference.losses, color="0.75", linewidth=4, label=context)
+        for name, style in zip(names, cycle(LINES)):
+            losses.plot(steps, named[name].pairs[0].candidate.losses, linewidth=0.8, linestyle=style, label=name)
+        losses.set(title=context, ylabel="training loss", yscale="log")
+        for name, marker in zip(names, cycle(MARKERS)):
+            _draw_gap(gaps, name, named[name], marker)
+        band = named[names[0]].floor_range
+        if band:
+            low, high = zip(*band.values())
+            gaps.fill_between(list(band), low, high, color="0.85", hatch="///", edgecolor="0.6", label="floor: nudged")
+        gaps.set(xlabel="step", xscale="log", ylabel="relative gap of the probe logits")
+        if any(value > 0 for name in names for value in named[name].gap.values()):
+            gaps.set_yscale("log")
+        for each in (losses, gaps):
+            each.grid(alpha=0.3)
+            each.legend(fontsize="small" if len(names) < 8 else 4)
     return figure
+
+
+def _draw_gap(axes: Axes, name: str, verdict: Verdict, marker: str) -> None:
+    gap = {step: value for step, value in verdict.gap.items() if value > 0}  # a log axis has no zero
+    axes.plot(list(gap), list(gap.values()), marker=marker, markersize=4, label=f"{name}: {verdict.word}")

@@ -1,7 +1,9 @@
 """One run, from its configuration to its folder."""
 
+import inspect
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -11,8 +13,9 @@ from torch import nn
 from xent import config as configuration
 from xent.config import Precision
 from xent.data import load
-from xent.device import prepare
+from xent.device import machine, prepare
 from xent.errors import BadInput
+from xent.nudge import nudge
 from xent.progress import print_result, progress
 from xent.schedule import one_cycle
 from xent.tensorboard import FINAL, RunLog
@@ -46,10 +49,13 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
     model = instantiate(config.model, train.shape, train.classes)
     loss = instantiate(config.loss)
     _check_modules(model, loss, train.classes)
-    model, loss = model.to(device, dtype), loss.to(device, dtype)
+    model = model.to(dtype)
+    if config.nudge:
+        nudge(model, config.nudge)
+    model, loss = model.to(device), loss.to(device, dtype)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
 
-    settings = configuration.settings(cfg, choices) | {"device": str(device)}
+    settings = configuration.settings(cfg, choices) | {"device": str(device)} | machine(device)
     trace = Trace(settings, losses=torch.full((steps,), torch.nan, dtype=dtype, device=device))
     start = time.perf_counter()
     try:
@@ -71,12 +77,19 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
                 seed=config.seed,
                 log_every=config.log_every,
                 autocast=config.precision is Precision.bfloat16,
+                reference=_reference(config.loss),
                 log=log,
             )
     finally:
         trace.save(folder)  # what there is of it, should the run be cut short
     seconds = time.perf_counter() - start
     print_result({tag: tensorboard.last[tag] for tag in FINAL}, steps, seconds, folder)
+
+
+def _reference(loss: dict[str, Any]) -> nn.Module:
+    """PyTorch's loss with those of the arguments of `loss` that it knows."""
+    known = inspect.signature(nn.CrossEntropyLoss).parameters
+    return nn.CrossEntropyLoss(**{name: value for name, value in loss.items() if name in known})
 
 
 def _check_modules(model: object, loss: object, classes: int) -> None:

@@ -8,16 +8,15 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from xent.compare import compare, load_runs
+from xent.compare import compare
 from xent.errors import BadInput
-from xent.report import report
 
 
 class CompareRuns(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         try:
-            report(compare(load_runs([folder])), folder / "comparison")
+            compare([folder])
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
         except Exception as error:  # Hydra would make it a warning and end as if all were well

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -38,11 +39,13 @@ class RunLog:
         self._writer.close()
 
 
-def write_gaps(folder: Path, gaps: dict[str, dict[int, float]]) -> None:
-    """The gap of every candidate over the probe steps, as the run `comparison` beside the runs it compares."""
+def write_comparison(folder: Path, curves: dict[str, dict[int, float]], page: str, picture: Figure) -> None:
+    """Curves over the probe steps by their tags, a page and a picture, as the run `comparison` beside the others."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()  # TensorBoard would draw the curves of an earlier comparison with them
     with SummaryWriter(str(folder)) as writer:
-        for candidate, gap in gaps.items():
-            for step, value in gap.items():
-                writer.add_scalar(f"gap/{candidate}", value, step)
+        writer.add_text("verdict", page, 0)
+        writer.add_figure("curves", picture, close=False)
+        for tag, curve in curves.items():
+            for step, value in curve.items():
+                writer.add_scalar(tag, value, step)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xent.errors import BadInput
 
-VERSION = 1
+VERSION = 2
 FILE = "trace.npz"
 
 

@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 from xent.data import Split, batches
+from xent.parity import parity
 from xent.trace import Trace, is_probe_step
 
 PROBE = 256  # the first images of the test set, on which runs are compared
@@ -18,7 +19,7 @@ CHUNK = 1000  # images that evaluation takes at once
 
 def fit(
     model: nn.Module,
-    loss: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler,
     train: Split,
@@ -29,6 +30,7 @@ def fit(
     seed: int,
     log_every: int,
     autocast: bool = False,
+    reference: nn.Module | None = None,
     log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
 ) -> None:
     """Train `model` for as many steps as `trace` has room for, and record them there.
@@ -39,6 +41,7 @@ def fit(
         loss: `(logits [batch, classes], target [batch]) -> scalar`.
         seed: draws the order of the data and its augmentation.
         autocast: compute logits and loss under bfloat16 autocast.
+        reference: the loss that `loss` is held against on the logits of every logged step; see xent.parity.
         log: takes the number of steps made and the scalars then known, by their TensorBoard tags.
     """
     device = train.labels.device
@@ -50,15 +53,20 @@ def fit(
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = model(images)
             value = loss(logits, target)
+        logged = step % log_every == 0 or step == steps
+        if logged and reference is not None:
+            logits.retain_grad()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         trace.losses[step - 1] = value.detach()
-        if step % log_every == 0 or step == steps:
+        if logged:
             accuracy = (logits.argmax(dim=1) == target).float().mean()
             gradient_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             at_step = torch.stack([value.detach(), accuracy, gradient_norm]).tolist()
             scalars = dict(zip(("train/loss", "train/accuracy", "train/gradient_norm"), at_step))
+            if reference is not None:
+                scalars |= parity(logits, target, value, reference)
             log(step, scalars | {"train/learning_rate": schedule.get_last_lr()[0]})
         schedule.step()
         if is_probe_step(step, steps):

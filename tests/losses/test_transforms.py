@@ -46,6 +46,31 @@ def test_backward_twice_through_one_graph(loss: Loss) -> None:
 
 
 @each_function
+def test_a_gradient_is_the_callers_own(loss: Loss) -> None:
+    """Whoever scales a gradient in place, as clipping does, must not scale that of a second backward pass."""
+    logits, target = logits_and_target(5, 4)
+    value = loss(logits, target)
+    first, second = (torch.autograd.grad(value * scale, logits, retain_graph=True)[0] for scale in (1, 3))
+    close(second, 3 * first)
+    first.mul_(100)
+    close(torch.autograd.grad(value, logits)[0], second / 3)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(value, logits)
+
+
+@each_function
+@each_arguments
+def test_gradients_in_a_batch(loss: Loss, arguments: dict[str, object]) -> None:
+    def gradients(f: Loss) -> Tensor:
+        logits, target = logits_and_target(5, 4)
+        value = f(logits, target, **arguments)
+        batch = torch.arange(1.0, 3 * value.numel() + 1, dtype=value.dtype).view(3, *value.shape)
+        return torch.autograd.grad(value, logits, batch, is_grads_batched=True)[0]
+
+    close(gradients(loss), gradients(reference))
+
+
+@each_function
 @each_arguments
 def test_forward_mode(loss: Loss, arguments: dict[str, object]) -> None:
     logits, target = logits_and_target(5, 4)

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from xent.losses import scratch
-from xent.losses.scratch import assemble, log_probabilities
-
-CACHED = 2**19  # logits at a time on a CPU: four passes over what fits its caches, and one over memory
+from xent.losses.arguments import check, class_dim, is_autocast, out_of_range
+from xent.losses.scratch import as_index, assemble, log_probabilities, widened
 
 
 def fused_cross_entropy(
@@ -22,28 +21,21 @@ def fused_cross_entropy(
 ) -> Tensor:
     """`xent.cross_entropy`, of the same arguments and values, with fewer passes over the logits.
 
-    The derivative of the surprise `log(sum_j exp(z_j)) - z_t` with respect to the logit `z_c` is `p_c - [c = t]`. So
-    the forward pass keeps `exp(z - m)`, and the backward pass is one product with it. A second derivative is
-    autograd's, of the same formula written out. torch.compile, which fuses operations itself, torch.func and forward
-    mode take the formula of xent.losses.scratch.
+    The derivative of the surprise `log(sum_j exp(z_j)) - z_t` with respect to the logit `z_c` is `p_c - [c = t]`: all
+    that it needs is at hand where the surprise is computed. So the forward pass makes the gradient too, in the one
+    tensor of the size of the logits that it needs anyway, and the backward pass multiplies it by the gradient of what
+    follows. A second derivative is autograd's, of the formula of xent.losses.scratch, which also serves torch.compile,
+    which fuses operations itself, torch.func and forward mode.
     """
-    return assemble(surprise, expected_surprise, input, target, weight, ignore_index, reduction, label_smoothing)
-
-
-def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
-    """`xent.losses.scratch.surprise`."""
-    if _is_transformed(logits):
-        return scratch.surprise(logits, index, dim)
-    losses: Tensor = _Surprise.apply(logits, index, dim)
-    return losses
-
-
-def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:
-    """`xent.losses.scratch.expected_surprise`."""
-    if _is_transformed(logits, distribution):
-        return scratch.expected_surprise(logits, distribution, dim)
-    losses: Tensor = _ExpectedSurprise.apply(logits, distribution, dim)
-    return losses
+    if _is_transformed(input, target):
+        return scratch.cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+    check(input, target, weight, ignore_index, reduction, label_smoothing)
+    if target.is_floating_point() or label_smoothing > 0:
+        return assemble(_ExpectedSurprise.apply, input, target, weight, ignore_index, reduction, label_smoothing)
+    logits = widened(input)
+    wants_gradient = torch.is_grad_enabled() and input.requires_grad
+    loss: Tensor = _Surprise.apply(logits, as_index(target, input), weight, ignore_index, reduction, wants_gradient)
+    return loss if is_autocast(input) else loss.to(input.dtype)
 
 
 def _is_transformed(*tensors: Tensor) -> bool:
@@ -56,37 +48,75 @@ def _is_transformed(*tensors: Tensor) -> bool:
 
 
 class _Surprise(torch.autograd.Function):
-    """`log(own + others) - (z_t - m)`: of a row's terms `exp(z_j - m)` the target's own, and the sum of the others."""
+    """The surprise at class indices, weighted and reduced, and on the way its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, dim: int) -> Tensor:
-        terms = torch.empty_like(logits)
-        rows = len(logits) if dim == 0 or not logits.is_cpu else max(1, CACHED * len(logits) // max(1, logits.numel()))
-        blocks = zip(logits.split(rows), index.split(rows), terms.split(rows))
-        parts = [_terms(*block, dim) for block in blocks]
-        at_target, others = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts))
-        ctx.dim = dim
-        ctx.save_for_backward(logits, index, terms, others, at_target)
-        # Where the target is on top, own is 1 and the others may be tiny: log1p keeps their digits.
-        return (torch.log1p(others + at_target.expm1()) - at_target).squeeze(dim)
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: str,
+        wants_gradient: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(logits, target, weight)
+        ctx.arguments = ignore_index, reduction
+        logits, dim = logits.detach(), class_dim(logits)  # detached, operations cost less
+        ignored = target == ignore_index
+        index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
+        if weight is None:
+            weights = ignored.logical_not().to(logits.dtype)
+        else:
+            weights = weight.to(logits.dtype)[index].masked_fill(ignored, 0)
+        total = weights.sum() if reduction == "mean" else 1
+        factor = (weights / total).masked_fill_(ignored, 0)  # what the gradient of each row is multiplied by
+        ctx.gradient = torch.empty_like(logits) if wants_gradient else None
+        try:
+            losses = _rows(logits, index.unsqueeze(dim), factor.unsqueeze(dim), ctx.gradient, dim).squeeze(dim)
+        except RuntimeError as error:
+            raise out_of_range(target, ignored, logits.shape[dim]) or error from None
+        if weight is not None:
+            losses *= weights
+        losses.masked_fill_(ignored, 0)
+        return losses if reduction == "none" else losses.sum() / total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        logits, index, terms, others, at_target = ctx.saved_tensors
-        grad = grad.unsqueeze(ctx.dim)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        logits, target, weight = ctx.saved_tensors
+        ignore_index, reduction = ctx.arguments
+        by_row = grad.unsqueeze(class_dim(logits)) if reduction == "none" else grad
         if torch.is_grad_enabled():  # asked for with create_graph: in operations that can be differentiated again
-            p = log_probabilities(logits, ctx.dim).exp()
-            others = p.scatter(ctx.dim, index, 0)
-            return grad * others.scatter_add(ctx.dim, index, -others.sum(ctx.dim, keepdim=True)), None, None
-        total = others + at_target.exp()
-        return (terms * (grad / total)).scatter_(ctx.dim, index, others / total * -grad), None, None  # p_t - 1
+            loss = scratch.cross_entropy(logits, target, weight, ignore_index, reduction)
+            (gradient,) = torch.autograd.grad(loss, logits, grad, create_graph=True)
+        elif _is_needed_again(grad):
+            gradient = ctx.gradient * by_row
+        else:
+            gradient = ctx.gradient.mul_(by_row)
+            del ctx.gradient
+        return gradient, None, None, None, None, None
 
 
-def _terms(logits: Tensor, index: Tensor, terms: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Fill `terms` with `exp(z_j - m)`, 0 at the target; return `z_t - m` and the sum of the terms."""
-    torch.sub(logits, logits.amax(dim, keepdim=True), out=terms)
+def _rows(logits: Tensor, index: Tensor, factor: Tensor, gradient: Tensor | None, dim: int) -> Tensor:
+    """The surprise of each row; fills `gradient` with `factor (p_c - [c = t])`.
+
+    Of a row's terms `exp(z_j - m)` the target's own is kept apart from the sum of the others: where it is the largest,
+    1, they may be tiny, and log1p keeps their digits, as does `p_t - 1` written as `-sum_{j != t} p_j`.
+    """
+    terms = torch.sub(logits, logits.amax(dim, keepdim=True), out=gradient)
     at_target = terms.gather(dim, index)
-    return at_target, terms.exp_().scatter_(dim, index, 0).sum(dim, keepdim=True)
+    others = terms.exp_().scatter_(dim, index, 0).sum(dim, keepdim=True)
+    total_less_1 = others + at_target.expm1()
+    if gradient is not None:
+        of_term = factor / (total_less_1 + 1)
+        terms.mul_(of_term).scatter_(dim, index, -others * of_term)
+    return torch.log1p(total_less_1) - at_target
+
+
+def _is_needed_again(grad: Tensor) -> bool:
+    """Whether what the forward pass left must outlive this backward pass: retain_graph, or a batch of gradients."""
+    keep: bool = torch._C._autograd._get_current_graph_task_keep_graph()
+    return keep or torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._are_functorch_transforms_active()
 
 
 class _ExpectedSurprise(torch.autograd.Function):

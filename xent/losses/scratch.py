@@ -45,7 +45,8 @@ def cross_entropy(
     Raises:
         what PyTorch raises: see xent/losses/arguments.py.
     """
-    return assemble(surprise, expected_surprise, input, target, weight, ignore_index, reduction, label_smoothing)
+    check(input, target, weight, ignore_index, reduction, label_smoothing)
+    return assemble(expected_surprise, input, target, weight, ignore_index, reduction, label_smoothing)
 
 
 def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
@@ -86,7 +87,6 @@ def log_probabilities(logits: Tensor, dim: int) -> Tensor:
 
 
 def assemble(
-    surprise: Callable[[Tensor, Tensor, int], Tensor],
     expected_surprise: Callable[[Tensor, Tensor, int], Tensor],
     input: Tensor,
     target: Tensor,
@@ -96,42 +96,61 @@ def assemble(
     label_smoothing: float,
 ) -> Tensor:
     """What surrounds the loss of a row: precision, smoothing, weights, ignored targets and the reduction."""
-    check(input, target, weight, ignore_index, reduction, label_smoothing)
     dim = class_dim(input)
-    logits = input.float() if input.dtype.itemsize < 4 else input
+    logits = widened(input)
     dtype = logits.dtype if is_autocast(input) else input.dtype
+    total: Tensor | int
     if target.is_floating_point():
         dtype = torch.promote_types(dtype, target.dtype if weight is None else torch.result_type(target, weight))
-    if weight is not None:
-        weight = weight.to(torch.promote_types(weight.dtype, logits.dtype))
-
-    if target.is_floating_point():
         distribution = weighted(smoothed(target.to(logits.dtype), label_smoothing, dim), weight, dim)
         losses = expected_surprise(logits, distribution, dim)
-        total: Tensor | int = losses.numel()
+        total = losses.numel()
     else:
-        target = target.long() if input.ndim > 1 else target.long().reshape(())
-        ignored = target == ignore_index
-        index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
-        try:
-            if label_smoothing > 0:
-                one_hot = torch.zeros_like(logits).scatter(dim, index.unsqueeze(dim), 1)
-                losses = expected_surprise(logits, weighted(smoothed(one_hot, label_smoothing, dim), weight, dim), dim)
-            else:
-                losses = surprise(logits, index.unsqueeze(dim), dim)
-        except RuntimeError as error:
-            raise out_of_range(target, ignored, input.shape[dim]) or error from None
-        if weight is None:
-            total = ignored.numel() - ignored.count_nonzero()
-        else:
-            of_target = weight[index]
-            losses = losses if label_smoothing > 0 else losses * of_target
-            total = of_target.masked_fill(ignored, 0).sum()
-        losses = losses.masked_fill(ignored, 0)
-
+        losses, total = of_indices(
+            expected_surprise, logits, as_index(target, input), weight, ignore_index, label_smoothing, dim
+        )
     if reduction == "none":
         return losses.to(dtype)
     return (losses.sum() / total if reduction == "mean" else losses.sum()).to(dtype)
+
+
+def of_indices(
+    expected_surprise: Callable[[Tensor, Tensor, int], Tensor],
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    dim: int,
+) -> tuple[Tensor, Tensor]:
+    """The losses for class indices, and the number of those that count: the sum of their weights."""
+    ignored = target == ignore_index
+    index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
+    try:
+        if label_smoothing > 0:
+            one_hot = torch.zeros_like(logits).scatter(dim, index.unsqueeze(dim), 1)
+            losses = expected_surprise(logits, weighted(smoothed(one_hot, label_smoothing, dim), weight, dim), dim)
+        else:
+            losses = surprise(logits, index.unsqueeze(dim), dim)
+    except RuntimeError as error:
+        raise out_of_range(target, ignored, logits.shape[dim]) or error from None
+    if weight is None:
+        total = ignored.numel() - ignored.count_nonzero()
+    else:
+        of_target = weight.to(torch.promote_types(weight.dtype, logits.dtype))[index]
+        losses = losses if label_smoothing > 0 else losses * of_target
+        total = of_target.masked_fill(ignored, 0).sum()
+    return losses.masked_fill(ignored, 0), total
+
+
+def widened(input: Tensor) -> Tensor:
+    """Half types as float32."""
+    return input.float() if input.dtype.itemsize < 4 else input
+
+
+def as_index(target: Tensor, input: Tensor) -> Tensor:
+    """Class indices as int64, of one row without a dimension."""
+    return target.long() if input.ndim > 1 else target.long().reshape(())
 
 
 def smoothed(distribution: Tensor, label_smoothing: float, dim: int) -> Tensor:

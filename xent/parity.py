@@ -1,0 +1,42 @@
+"""The loss of a run held against the reference on the same logits, while it trains: where an error enters."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+
+def parity(logits: Tensor, target: Tensor, value: Tensor, reference: nn.Module) -> dict[str, float]:
+    """Relative errors of a loss and of its gradient, and of the reference's own, against the reference in float64.
+
+    Args:
+        logits: of one batch, after `value.backward()`, with their gradient retained.
+        target: class indices of the batch.
+        value: what the run's loss made of them, a scalar.
+        reference: the loss to hold it against.
+
+    Returns:
+        `parity/loss_error` and `parity/gradient_error`, and the same of the reference in the precision of the logits.
+    """
+    assert logits.grad is not None
+    exact_device = "cpu" if logits.device.type == "mps" else logits.device  # Apple's GPUs have no float64
+    exact = _value_and_gradient(reference, logits.to(exact_device, torch.float64), target.to(exact_device))
+    ours = value.detach(), logits.grad
+    theirs = _value_and_gradient(reference, logits, target)
+    errors = [_error(a, b) for pair in (ours, theirs) for a, b in zip(pair, exact)]
+    tags = ("loss_error", "gradient_error", "reference_loss_error", "reference_gradient_error")
+    return {f"parity/{tag}": value for tag, value in zip(tags, torch.stack(errors).tolist())}
+
+
+def _value_and_gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    logits = logits.detach().requires_grad_()
+    if any(True for _ in loss.buffers()):  # the weights of classes
+        loss = deepcopy(loss).to(logits)
+    value = loss(logits, target)
+    return value.detach(), torch.autograd.grad(value, logits)[0]
+
+
+def _error(value: Tensor, exact: Tensor) -> Tensor:
+    """The relative distance, of tensors by their norms."""
+    error: Tensor = torch.linalg.vector_norm(value.to(exact) - exact) / torch.linalg.vector_norm(exact)
+    return error

@@ -1,0 +1,140 @@
+"""Matched runs in, verdicts out: how far a candidate drifts from its reference, against the drift of rounding alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xent.match import Pair, without
+from xent.trace import Trace
+
+IDENTICAL = "bitwise identical"
+SAME = "same within rounding"
+DIFFERENT = "different"
+UNKNOWN = "no floor"
+
+# Decades above the floor that rounding does not explain over one seed; over n, a mean, the square root of n less.
+LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
+
+Gaps = dict[int, float]  # by the number of steps made
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is found of a candidate over all its runs: those of other seeds and other nudges.
+
+    Attributes:
+        settings: what the candidate's runs share.
+        pairs: the runs, each beside its reference.
+        word: one of the four above.
+        gap: between candidate and reference at the probe steps, the geometric mean over the runs.
+        floor: the same between nudged reference runs and the one that is not; empty if there is none.
+        floor_range: the smallest and the largest gap that the floor is the mean of.
+        excess: decades above the floor, the mean over probe steps and runs.
+        largest_null: the largest excess of any nudge of the reference, judged against the other nudges.
+        left_floor: the first probe step at which the gap left the floor.
+        largest_loss_difference: between the training losses of a run and its reference, over all steps and runs.
+    """
+
+    settings: dict[str, Any]
+    pairs: list[Pair]
+    word: str
+    gap: Gaps
+    floor: Gaps
+    floor_range: dict[int, tuple[float, float]]
+    excess: float | None
+    largest_null: float | None
+    left_floor: int | None
+    largest_loss_difference: float
+
+
+def judge(pairs: Iterable[Pair]) -> list[Verdict]:
+    """A verdict on each candidate: on its runs, which share all settings but `seed` and `nudge`."""
+    candidates: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        candidates.setdefault(without(pair.candidate, "seed", "nudge"), []).append(pair)
+    return [_verdict(each) for each in candidates.values()]
+
+
+def gap(candidate: Tensor, reference: Tensor) -> float:
+    """`||Z_a - Z_b|| / ||Z_b||` of two probe logits, in float64."""
+    candidate, reference = candidate.double(), reference.double()
+    return float(torch.linalg.vector_norm(candidate - reference) / torch.linalg.vector_norm(reference))
+
+
+def gaps(candidate: Trace, reference: Trace) -> Gaps:
+    """The gap at every probe step."""
+    return {step: gap(candidate.probe_logits[step], logits) for step, logits in reference.probe_logits.items()}
+
+
+def bitwise_identical(a: Trace, b: Trace) -> bool:
+    """Whether every training loss and every probe logit is equal."""
+    return torch.equal(a.losses, b.losses) and all(
+        torch.equal(logits, b.probe_logits[step]) for step, logits in a.probe_logits.items()
+    )
+
+
+def _verdict(pairs: list[Pair]) -> Verdict:
+    steps = [step for step in pairs[0].reference.probe_logits if step > 0]
+    drift = np.array([_decades(pair.candidate, pair.reference) for pair in pairs])  # [pairs, steps]
+    # Of each seed once: [seeds, nudges, steps]
+    by_seed = {without(pair.references[0], "nudge"): pair.references for pair in pairs}
+    nudges = min(len(references) for references in by_seed.values()) - 1
+    nulls = np.array([[_decades(n, first) for n in rest[:nudges]] for first, *rest in by_seed.values()])
+    floors = dict(zip(by_seed, nulls.mean(axis=1))) if nudges else {}
+
+    word, excess, largest_null, left_floor = UNKNOWN, None, None, None
+    if nudges:
+        above = drift - np.array([floors[without(pair.references[0], "nudge")] for pair in pairs])
+        null_above = _against_the_others(nulls)
+        excess, largest_null = float(above.mean()), float(null_above.mean(axis=(0, 2)).max())
+        limit = LIMIT / sqrt(len(by_seed))
+        word = DIFFERENT if excess > max(limit, largest_null) else SAME
+        left = above.mean(axis=0) > np.maximum(limit, null_above.mean(axis=0).max(axis=0))
+        left_floor = steps[int(left.argmax())] if word == DIFFERENT and left.any() else None
+    if all(bitwise_identical(pair.candidate, pair.reference) for pair in pairs):
+        word = IDENTICAL
+
+    start = float(np.mean([gap(pair.candidate.probe_logits[0], pair.reference.probe_logits[0]) for pair in pairs]))
+    return Verdict(
+        settings={key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")},
+        pairs=pairs,
+        word=word,
+        gap={0: start} | dict(zip(steps, (10 ** drift.mean(axis=0)).tolist())),
+        floor=dict(zip(steps, (10 ** nulls.mean(axis=(0, 1))).tolist())) if nudges else {},
+        floor_range=dict(zip(steps, zip(*((10 ** f(nulls, axis=(0, 1))).tolist() for f in (np.min, np.max)))))
+        if nudges
+        else {},
+        excess=excess,
+        largest_null=largest_null,
+        left_floor=left_floor,
+        largest_loss_difference=max(
+            (pair.candidate.losses - pair.reference.losses).abs().max().item() for pair in pairs
+        ),
+    )
+
+
+def _decades(candidate: Trace, reference: Trace) -> NDArray[np.float64]:
+    """log10 of the gap at the probe steps after step 0.
+
+    A gap of zero has no logarithm, and one that is not finite no mean with others: what is finer than a tenth of the
+    precision counts as that, and what is larger than its inverse as its inverse.
+    """
+    precision = torch.finfo(reference.probe_logits[0].dtype).eps
+    found = np.array([value for step, value in gaps(candidate, reference).items() if step > 0])
+    decades: NDArray[np.float64] = np.log10(np.nan_to_num(found, nan=np.inf).clip(precision / 10, 1 / precision))
+    return decades
+
+
+def _against_the_others(nulls: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each nudge's decades above the mean of the other nudges, `[seeds, nudges, steps]`; of a lone one, 0."""
+    count = nulls.shape[1]
+    if count == 1:
+        return np.zeros_like(nulls)
+    above: NDArray[np.float64] = (nulls - nulls.mean(axis=1, keepdims=True)) * count / (count - 1)
+    return above
