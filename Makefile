@@ -13,7 +13,7 @@ compare: $(INSTALLED) ## train with PyTorch's loss and with ours on MNIST: is it
 	$(BIN)/python train.py -m +experiment=proof
 
 test: $(INSTALLED) ## run every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs

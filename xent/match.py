@@ -81,7 +81,9 @@ def pairs(traces: list[Trace], by: str = "loss", reference: str | None = None) -
             found.append(Pair(trace, partner, _nudges(partner, references, by)))
     if not found:
         unlike = [each for each in references if without(each, by, "nudge") != without(references[0], by, "nudge")]
-        raise BadInput(_why_not_matched(unlike[0], references[:1], by) if unlike else _nothing(traces, by, value))
+        if unlike:
+            raise BadInput(_why_not_matched(unlike[0], [each for each in references if each is not unlike[0]], by))
+        raise BadInput(_nothing(traces, by, value))
     return found
 
 

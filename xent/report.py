@@ -73,8 +73,8 @@ def _floors(named: dict[str, Verdict], by: str) -> dict[str, Gaps]:
 
 
 def _verdicts(named: dict[str, Verdict], by: str) -> Rows:
-    header = ["run", "verdict", "decades above the floor", "nudged runs reach", "left the floor at step"]
-    rows = [[*header, "largest loss difference", "test loss", "test accuracy"]]
+    header = ["run", "verdict", "decades above floor", "nudged runs reach", "left floor at step"]
+    rows = [[*header, "losses differ by", "test loss", "test accuracy"]]
     for context, names in _contexts(named, by).items():
         references = {id(pair.reference): pair.reference for name in names for pair in named[name].pairs}
         rows.append([context, "the reference", "", "", "", "", *_final(list(references.values()))])
@@ -133,6 +133,8 @@ def _markdown(title: str, rows: Rows) -> str:
 def _print(title: str, rows: Rows) -> None:
     header, *body = rows
     table = Table(*header, title=title, title_justify="left")
+    for column in table.columns[:2]:
+        column.no_wrap = True
     for row in body:
         table.add_row(*row, style="bold red" if DIFFERENT in row else None)
     console = Console()
@@ -146,7 +148,7 @@ def _draw(named: dict[str, Verdict], by: str) -> Figure:
     """
     contexts = _contexts(named, by)
     figure = Figure(figsize=(2 + 6 * len(contexts), 8), layout="constrained")
-    axes = figure.subplots(2, len(contexts), sharex=True, squeeze=False)
+    axes = figure.subplots(2, len(contexts), sharex=True, sharey="row", squeeze=False)
     for (losses, gaps), (context, names) in zip(axes.T, contexts.items()):
         reference = named[names[0]].pairs[0].reference
         steps = range(1, len(reference.losses) + 1)
