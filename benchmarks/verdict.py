@@ -1,7 +1,7 @@
 """How often the verdict is wrong: python -m benchmarks.verdict [FOLDER]
 
-Trains PyTorch's loss with many seeds and nudges, mlp and cnn, float32 and float64 (up to twenty minutes on two cores), into
-FOLDER if one is given; runs that are there are not trained again. Then
+Trains PyTorch's loss with many seeds and nudges, mlp and cnn, float32 and float64 (up to twenty minutes on two cores),
+into FOLDER if one is given; runs that are there are not trained again. Then
 
 - false alarms: each nudged run takes its turn as the candidate, judged against the other nudges, over one seed and over
   three. It is a correct run, so `different` is wrong;

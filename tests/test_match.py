@@ -20,6 +20,14 @@ def test_nudged_references_are_the_measure_and_no_candidates() -> None:
     assert [(each.settings["nudge"], each.settings["seed"]) for each in pair.references] == [(0, 0), (1, 0), (2, 0)]
 
 
+def test_a_nudge_counts_once_however_often_it_was_trained() -> None:
+    first, second = run("torch", shift=1e-7, nudge=1), run("torch", shift=1e-7, nudge=1)
+    found = pairs([*nudged(), first, second, run("scratch")])
+    assert found[0].candidate is second, "equal to the first in every setting, so a candidate"
+    assert [len(pair.references) for pair in found] == [2, 2]
+    assert all(pair.references[1] is first for pair in found)
+
+
 def test_a_nudged_candidate_meets_the_reference_of_its_nudge() -> None:
     found = pairs([*nudged(1e-7), run("scratch"), run("scratch", nudge=1)])
     assert [pair.reference.settings["nudge"] for pair in found] == [0, 1]

@@ -63,7 +63,7 @@ def pairs(traces: list[Trace], by: str = "loss", reference: str | None = None) -
     reference in every setting, the first is it and the others are candidates.
 
     Args:
-        by: the setting that is compared, or the first part of the names of several, as `optimizer` or `machine`.
+        by: the setting that is compared, with all that belongs to it: a group's own, the device's machine.
         reference: the value of `by` in the reference runs; by default `torch` for losses, or the only one there is.
 
     Raises:
