@@ -1,9 +1,11 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 import torchvision
 from conftest import PROJECT, small, trained
+from filelock import FileLock
 from published_files import TEST, TRAIN, write_cifar, write_mnist
 
 from xent import published
@@ -112,3 +114,12 @@ def test_a_damaged_cifar_batch_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BadInput, match="data_batch_3 is damaged"):
         published.read("CIFAR10", tmp_path, train=True)
+
+
+def test_a_data_set_is_unpacked_by_one_process_at_a_time(mnist: Path) -> None:
+    with ThreadPoolExecutor() as other:
+        with FileLock(mnist / ".lock"):
+            reading = other.submit(published.read, "MNIST", mnist, False)
+            assert not wait([reading], timeout=0.5).done, "another is at it"
+            assert not (mnist / "MNIST/raw/t10k-images-idx3-ubyte").exists()
+        assert len(reading.result().labels) == 10_000

@@ -1,12 +1,15 @@
 """Data sets as they were published: files in a folder, read and downloaded by torchvision's own classes."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torchvision
+from filelock import FileLock
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torchvision.datasets.utils import calculate_md5
@@ -40,9 +43,12 @@ def read(name: str, root: Path, train: bool) -> Images:
         raise BadInput(f"data.dataset={name}: expected one of {', '.join(NAMES)}")
     dataset = getattr(torchvision.datasets, name)
     archives, unpacked = _files(dataset, root)
-    _check_undamaged(archives | unpacked)
     try:
-        split = dataset(root, train=train, download=True)
+        with _one_at_a_time(root):
+            _check_undamaged(archives | unpacked)
+            split = dataset(root, train=train, download=True)
+    except BadInput:
+        raise
     except Exception as error:  # a failed download, a short file: torchvision raises many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         if all(file.exists() for file in unpacked):
@@ -56,6 +62,19 @@ def read(name: str, root: Path, train: bool) -> Images:
         return Images(split.data.unsqueeze(1), split.targets, len(split.classes))
     images = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()  # CIFAR: [n, height, width, channels]
     return Images(images, torch.tensor(split.targets), len(split.classes))
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Keep other processes out while files are downloaded or unpacked, lest they see one half done."""
+    lock = FileLock(root / ".lock")
+    with suppress(OSError):  # a folder that can only be read: nothing is unpacked there
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _files(dataset: Any, root: Path) -> tuple[dict[Path, str], dict[Path, str]]:
