@@ -50,8 +50,7 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
     loss = instantiate(config.loss)
     _check_modules(model, loss, train.classes)
     model = model.to(dtype)
-    if config.nudge:
-        nudge(model, config.nudge)
+    nudge(model, config.nudge)
     model, loss = model.to(device), loss.to(device, dtype)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
 

@@ -58,8 +58,9 @@ def learning_verdict(loss: Loss, reference: nn.CrossEntropyLoss, *, classes: int
             f"classes={classes}, ignored={ignored}: expected 2 classes or more, and a part from 0 to below 1"
         )
     train = _split(classes, ignored, reference.ignore_index)
-    nudged = [_trained(reference, train, n) for n in range(NUDGES + 1)]
-    candidate = _trained(loss, train, 0)
+    probe = _split(classes, 0, 0)
+    nudged = [_trained(reference, train, probe, n) for n in range(NUDGES + 1)]
+    candidate = _trained(loss, train, probe, 0)
     (verdict,) = judge([Pair(candidate, nudged[0], nudged)])
     return verdict
 
@@ -88,15 +89,14 @@ def _network(classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, classes)).double()
 
 
-def _trained(loss: Loss, train: Split, nudged: int) -> Trace:
+def _trained(loss: Loss, train: Split, probe: Split, nudged: int) -> Trace:
     model = _network(train.classes)
-    if nudged:
-        nudge(model, nudged)
+    nudge(model, nudged)
     loss = _in_float64(loss)
     parameters = [*model.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     trace = Trace({"nudge": nudged}, torch.full((STEPS,), torch.nan, dtype=torch.float64))
-    schedule, probe = one_cycle(optimizer, STEPS), _split(train.classes, 0, 0)
+    schedule = one_cycle(optimizer, STEPS)
     fit(model, loss, optimizer, schedule, train, probe, trace, batch_size=BATCH, seed=0, log_every=STEPS)
     return trace
 
