@@ -139,6 +139,21 @@ def test_a_sweep_without_a_reference_says_why_there_is_no_comparison(tmp_path: P
     assert len(list(tmp_path.glob("*/trace.npz"))) == 2
 
 
+def test_a_single_run_imports_nothing_to_compare_with(tmp_path: Path) -> None:
+    """Plots and statistics would make up a tenth of its start."""
+    script = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train.py', 'hydra.run.dir={tmp_path / 'run'}', *{small()!r}]\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, *sys.modules)\n"
+    )
+    result = command("-c", script)
+    assert result.returncode == 0, result.stderr
+    imported = set(result.stdout.splitlines()[-1].split())
+    assert "xent.training" in imported
+    assert not imported & {"matplotlib", "pandas", "scipy", "xent.compare", "xent.report", "xent.verdict"}
+
+
 def test_ctrl_c_leaves_a_readable_run_and_says_where(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ["train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={folder}"]

@@ -8,12 +8,13 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from xent.compare import compare
 from xent.errors import BadInput
 
 
 class CompareRuns(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
+
         folder = Path(config.hydra.sweep.dir)
         try:
             compare([folder])
