@@ -90,7 +90,10 @@ def batches(
         for step in range(epoch * per_epoch, min((epoch + 1) * per_epoch, steps)):
             position = slice(step % per_epoch * batch_size, (step % per_epoch + 1) * batch_size)
             chosen = order[position]
-            images = _cropped(split, chosen, corner[position], flipped[position]) if augmented else split.images[chosen]
+            if augmented:
+                images = _cropped(split, chosen, corner[position], flipped[position])
+            else:
+                images = split.images.index_select(0, chosen)  # a quarter of the time of split.images[chosen]
             yield split.normalised(images), split.labels[chosen]
 
 
