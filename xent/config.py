@@ -60,11 +60,13 @@ class Optimizer:
 class SGD(Optimizer):
     momentum: float = MISSING
     nesterov: bool = MISSING
+    fused: bool = MISSING
 
 
 @dataclass
 class AdamW(Optimizer):
     betas: tuple[float, float] = MISSING
+    fused: bool = MISSING
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Config:
     optimizer: Optimizer = MISSING
     device: str = MISSING
     precision: Precision = MISSING
+    channels_last: bool = MISSING
     seed: int = MISSING
     nudge: int = MISSING
     epochs: int = MISSING

@@ -51,7 +51,8 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
     _check_modules(model, loss, train.classes)
     model = model.to(dtype)
     nudge(model, config.nudge)
-    model, loss = model.to(device), loss.to(device, dtype)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model, loss = model.to(device, memory_format=layout), loss.to(device, dtype)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
 
     settings = configuration.settings(cfg, choices) | {"device": str(device)} | machine(device)
