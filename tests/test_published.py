@@ -30,14 +30,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mnist_as_published_needs_no_network(mnist: Path, offline: None) -> None:
-    images, labels, classes = published.read("MNIST", mnist, train=False)
+    _, (images, labels, classes) = published.read("MNIST", mnist)
     assert images.shape == (10_000, 1, 28, 28)
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert classes == 10
 
 
-def test_a_split_is_read_once_a_process(mnist: Path) -> None:
-    assert published.read("MNIST", mnist, train=False) is published.read("MNIST", mnist, train=False)
+def test_a_data_set_is_read_once_a_process(mnist: Path) -> None:
+    assert published.read("MNIST", mnist) is published.read("MNIST", mnist)
 
 
 def test_fashion_mnist_trains(tmp_path: Path) -> None:
@@ -62,22 +62,22 @@ def test_cifar_trains(choice: str, name: str, classes: int, tmp_path: Path, monk
     )
     assert trace.losses.isfinite().all()
     assert trace.probe_logits[8].shape == (256, classes)
-    assert len(published.read(name, tmp_path, train=True).images) == TRAIN
-    assert len(published.read(name, tmp_path, train=False).images) == TEST
+    train, test = published.read(name, tmp_path)
+    assert (len(train.images), len(test.images)) == (TRAIN, TEST)
 
 
 def test_an_absent_data_set_says_which_files_to_put_where(tmp_path: Path, offline: None) -> None:
     with pytest.raises(
         BadInput, match=r"FashionMNIST is not in .*\(.*\): put train-images-idx3-ubyte.gz, .* into .*raw"
     ):
-        published.read("FashionMNIST", tmp_path, train=True)
+        published.read("FashionMNIST", tmp_path)
     with pytest.raises(BadInput, match=r"CIFAR10 is not in .* put cifar-10-python.tar.gz into "):
-        published.read("CIFAR10", tmp_path, train=True)
+        published.read("CIFAR10", tmp_path)
 
 
 def test_an_unknown_data_set_is_refused_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="data.dataset=ImageNet: expected one of MNIST, "):
-        published.read("ImageNet", tmp_path, train=True)
+        published.read("ImageNet", tmp_path)
 
 
 def test_a_damaged_archive_is_named(mnist: Path) -> None:
@@ -86,25 +86,25 @@ def test_a_damaged_archive_is_named(mnist: Path) -> None:
     data[1000] ^= 1
     file.write_bytes(data)
     with pytest.raises(BadInput, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
-        published.read("MNIST", mnist, train=True)
+        published.read("MNIST", mnist)
 
 
 def test_a_flipped_bit_in_what_was_unpacked_is_noticed(mnist: Path) -> None:
-    published.read("MNIST", mnist, train=True)
+    published.read("MNIST", mnist)
     file = mnist / "MNIST/raw/train-images-idx3-ubyte"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     published.read.cache_clear()
     with pytest.raises(BadInput, match=r"train-images-idx3-ubyte is not what train-images-idx3-ubyte\.gz holds"):
-        published.read("MNIST", mnist, train=True)
+        published.read("MNIST", mnist)
 
 
 def test_a_file_cut_short_is_named_with_what_to_do(tmp_path: Path) -> None:
     file = write_mnist(tmp_path, "FashionMNIST") / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(BadInput, match="FashionMNIST in .* cannot be read .*: delete its folder"):
-        published.read("FashionMNIST", tmp_path, train=True)
+        published.read("FashionMNIST", tmp_path)
 
 
 def test_a_damaged_cifar_batch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +113,13 @@ def test_a_damaged_cifar_batch_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     file = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BadInput, match="data_batch_3 is damaged"):
-        published.read("CIFAR10", tmp_path, train=True)
+        published.read("CIFAR10", tmp_path)
 
 
 def test_a_data_set_is_unpacked_by_one_process_at_a_time(mnist: Path) -> None:
     with ThreadPoolExecutor() as other:
         with FileLock(mnist / ".lock"):
-            reading = other.submit(published.read, "MNIST", mnist, False)
+            reading = other.submit(published.read, "MNIST", mnist)
             assert not wait([reading], timeout=0.5).done, "another is at it"
             assert not (mnist / "MNIST/raw/t10k-images-idx3-ubyte").exists()
-        assert len(reading.result().labels) == 10_000
+        assert len(reading.result()[1].labels) == 10_000

@@ -56,19 +56,19 @@ def load(config: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split,
     Raises:
         BadInput: the data set cannot be read, or `mean` and `std` do not have a value for each of its channels.
     """
-    channels = len(published.read(config.dataset, Path(config.root), train=True).images[0])
+    train, test = published.read(config.dataset, Path(config.root))
+    channels = train.images.shape[1]
     for key, values in {"data.mean": config.mean, "data.std": config.std}.items():
         if len(values) != channels:
             raise BadInput(f"{key}={values}: {config.dataset} has {channels} channels, expected a value for each")
 
     mean, std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (config.mean, config.std))
 
-    def split(train: bool, crop_padding: int, flip: bool) -> Split:
-        images, labels, classes = published.read(config.dataset, Path(config.root), train)
-        images = pad(images, [crop_padding] * 4).to(device)
-        return Split(images, labels.to(device), classes, mean, std, crop_padding, flip)
+    def split(of: published.Images, crop_padding: int = 0, flip: bool = False) -> Split:
+        images = pad(of.images, [crop_padding] * 4) if crop_padding else of.images  # spares a copy of all images
+        return Split(images.to(device), of.labels.to(device), of.classes, mean, std, crop_padding, flip)
 
-    return split(True, config.crop_padding, config.flip), split(False, 0, False)
+    return split(train, config.crop_padding, config.flip), split(test)
 
 
 def batches(

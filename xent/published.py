@@ -28,13 +28,12 @@ class Images(NamedTuple):
 
 
 @lru_cache
-def read(name: str, root: Path, train: bool) -> Images:
-    """The images and labels of one split, downloaded into `root` if they are not there. Read once a process.
+def read(name: str, root: Path) -> tuple[Images, Images]:
+    """The training and the test split, downloaded into `root` if they are not there. Read once a process.
 
     Args:
         name: a class of torchvision.datasets, one of `NAMES`.
         root: the folder that holds the data sets, each in a folder of its own.
-        train: the training split, or else the test split.
 
     Raises:
         BadInput: no such data set; a file is damaged; a file is missing and cannot be downloaded.
@@ -46,7 +45,7 @@ def read(name: str, root: Path, train: bool) -> Images:
     try:
         with _one_at_a_time(root):
             _check_undamaged(archives | unpacked)
-            split = dataset(root, train=train, download=True)
+            return _images(dataset(root, train=True, download=True)), _images(dataset(root, train=False))
     except BadInput:
         raise
     except Exception as error:  # a failed download, a short file: torchvision raises many kinds
@@ -58,6 +57,10 @@ def read(name: str, root: Path, train: bool) -> Images:
             f"{name} is not in {root} and could not be downloaded ({reason}): "
             f"put {', '.join(file.name for file in absent)} into {absent[0].parent}"
         ) from error
+
+
+def _images(split: Any) -> Images:
+    """What one of torchvision's data sets holds."""
     if isinstance(split.data, Tensor):  # MNIST and its kin: [n, height, width]
         return Images(split.data.unsqueeze(1), split.targets, len(split.classes))
     images = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()  # CIFAR: [n, height, width, channels]
