@@ -16,13 +16,13 @@ def split(n: int = 20, size: int = 6, crop_padding: int = 0, flip: bool = False,
     """Images whose every pixel is different, from its image, channel and place."""
     images = torch.arange(n * n_channels * size * size).reshape(n, n_channels, size, size) % 251 + 1
     images = torch.nn.functional.pad(images, [crop_padding] * 4).to(torch.uint8)
-    mean, std = torch.zeros(n_channels, 1, 1), torch.full((n_channels, 1, 1), 1 / 255)  # a batch is then its bytes
+    mean, std = torch.zeros(n_channels, 1, 1), torch.ones(n_channels, 1, 1)  # a batch is then its bytes
     return Split(images, torch.arange(n), n, mean, std, crop_padding, flip)
 
 
 def as_bytes(images: torch.Tensor) -> torch.Tensor:
     """The bytes that a batch of `split()` was made from."""
-    return images.round().to(torch.uint8)
+    return images.to(torch.uint8)
 
 
 def test_a_batch_is_what_torchvisions_transforms_make_of_the_same_images() -> None:

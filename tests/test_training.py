@@ -17,7 +17,7 @@ from xent.verdict import bitwise_identical, gaps
 def split(n: int = 40) -> Split:
     generator = torch.Generator().manual_seed(n)
     images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.arange(n) % 3, 3, torch.full((1, 1, 1), 0.5), torch.full((1, 1, 1), 0.25))
+    return Split(images, torch.arange(n) % 3, 3, torch.full((1, 1, 1), 127.5), torch.full((1, 1, 1), 63.75))
 
 
 def fitted(steps: int, log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None) -> Trace:

@@ -19,7 +19,8 @@ from xent.errors import BadInput
 class Split:
     """Labelled images on the device, as bytes; a batch of them is an index, a cast and a normalisation there.
 
-    `images` carries `crop_padding` black pixels on every side, to be cropped from at random while training.
+    `images` carries `crop_padding` black pixels on every side, to be cropped from at random while training. `mean` and
+    `std` are of bytes, between 0 and 255.
     """
 
     images: UInt8[Tensor, "n channels padded_height padded_width"]
@@ -47,7 +48,7 @@ class Split:
         self, images: UInt8[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Bytes as numbers of mean 0 and standard deviation 1, in the precision of `mean` and `std`."""
-        return images.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)
+        return images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
 
 def load(config: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split, Split]:
@@ -62,7 +63,7 @@ def load(config: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split,
         if len(values) != channels:
             raise BadInput(f"{key}={values}: {config.dataset} has {channels} channels, expected a value for each")
 
-    mean, std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (config.mean, config.std))
+    mean, std = (255 * torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (config.mean, config.std))
 
     def split(of: published.Images, crop_padding: int = 0, flip: bool = False) -> Split:
         images = pad(of.images, [crop_padding] * 4) if crop_padding else of.images  # spares a copy of all images

@@ -79,7 +79,7 @@ def _split(classes: int, ignored: float, ignore_index: int) -> Split:
     drawn = torch.randint(classes, (IMAGES,), generator=generator)
     labels = torch.where(torch.rand(IMAGES, generator=generator) < LABEL_NOISE, drawn, labels)
     labels = torch.where(torch.rand(IMAGES, generator=generator) < ignored, ignore_index, labels)
-    mean = torch.full((1, 1, 1), 0.5, dtype=torch.float64)
+    mean = torch.full((1, 1, 1), 127.5, dtype=torch.float64)
     return Split(images, labels, classes, mean, std=mean / 16)
 
 
