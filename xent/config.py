@@ -80,6 +80,7 @@ class Config:
     device: str = MISSING
     precision: Precision = MISSING
     channels_last: bool = MISSING
+    compile: bool = MISSING
     seed: int = MISSING
     nudge: int = MISSING
     epochs: int = MISSING

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from xent import config as configuration
+from xent.compilation import compile_ahead
 from xent.config import Precision
-from xent.data import load
+from xent.data import batches, load
 from xent.device import machine, prepare
 from xent.errors import BadInput
 from xent.nudge import nudge
@@ -56,6 +57,10 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
 
     settings = configuration.settings(cfg, choices) | {"device": str(device)} | machine(device)
+    autocast = config.precision is Precision.bfloat16
+    if config.compile:
+        first = next(batches(train, config.batch_size, config.seed, steps=1))
+        print(f"compiled in {compile_ahead(model, loss, *first, autocast):.1f} s")
     trace = Trace(settings, losses=torch.full((steps,), torch.nan, dtype=dtype, device=device))
     start = time.perf_counter()
     try:
@@ -76,7 +81,7 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
                 batch_size=config.batch_size,
                 seed=config.seed,
                 log_every=config.log_every,
-                autocast=config.precision is Precision.bfloat16,
+                autocast=autocast,
                 reference=_reference(config.loss),
                 log=log,
             )

@@ -92,7 +92,8 @@ def predict(model: nn.Module, split: Split, count: int, autocast: bool = False) 
     """The logits of the first `count` images, in evaluation mode."""
     training = model.training
     model.eval()
-    with torch.autocast(split.labels.device.type, torch.bfloat16, enabled=autocast):
+    eager = torch.compiler.set_stance("force_eager")  # a compiled model would be compiled anew for evaluation
+    with eager, torch.autocast(split.labels.device.type, torch.bfloat16, enabled=autocast):
         logits = [model(split.normalised(images)) for images in torch.split(split.images[:count], CHUNK)]
     model.train(training)
     return torch.cat(logits).to(split.mean.dtype)
