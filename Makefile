@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help compare test tensorboard lint clean
+device ?= cpu
+
+.PHONY: help compare test bench tensorboard lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -14,6 +16,10 @@ compare: $(INSTALLED) ## train with PyTorch's loss and with ours on MNIST: is it
 
 test: $(INSTALLED) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+bench: $(INSTALLED) ## time training and the losses; device=cuda for a GPU
+	$(BIN)/python -m benchmarks.training device=$(device)
+	$(BIN)/python -m benchmarks.loss device=$(device)
 
 tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs

@@ -95,7 +95,7 @@ def batches(
                 images = _cropped(split, chosen, corner[position], flipped[position])
             else:
                 images = split.images.index_select(0, chosen)  # a quarter of the time of split.images[chosen]
-            yield split.normalised(images), split.labels[chosen]
+            yield split.normalised(images), split.labels.index_select(0, chosen)
 
 
 def _cropped(

@@ -23,9 +23,12 @@ def parity(logits: Tensor, target: Tensor, value: Tensor, reference: nn.Module) 
     exact = _value_and_gradient(reference, logits.to(exact_device, torch.float64), target.to(exact_device))
     ours = value.detach(), logits.grad
     theirs = _value_and_gradient(reference, logits, target)
-    errors = [_error(a, b) for pair in (ours, theirs) for a, b in zip(pair, exact)]
-    tags = ("loss_error", "gradient_error", "reference_loss_error", "reference_gradient_error")
-    return {f"parity/{tag}": value for tag, value in zip(tags, torch.stack(errors).tolist())}
+    values, gradients = (torch.stack([each.to(exact[0]) for each in pair]) for pair in zip(ours, theirs))
+    loss_errors = (values - exact[0]).abs() / exact[0].abs()
+    norm = torch.linalg.vector_norm
+    gradient_errors = norm(gradients - exact[1], dim=(1, 2)) / norm(exact[1])
+    tags = ("loss_error", "reference_loss_error", "gradient_error", "reference_gradient_error")
+    return {f"parity/{tag}": error for tag, error in zip(tags, torch.cat([loss_errors, gradient_errors]).tolist())}
 
 
 def _value_and_gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,9 +37,3 @@ def _value_and_gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> tupl
         loss = deepcopy(loss).to(logits)
     value = loss(logits, target)
     return value.detach(), torch.autograd.grad(value, logits)[0]
-
-
-def _error(value: Tensor, exact: Tensor) -> Tensor:
-    """The relative distance, of tensors by their norms."""
-    error: Tensor = torch.linalg.vector_norm(value.to(exact) - exact) / torch.linalg.vector_norm(exact)
-    return error
