@@ -6,18 +6,15 @@ printed. Memory is the peak of what is allocated during a step, the gradient inc
 """
 
 import gc
-import sys
-import time
+import os
 from collections.abc import Callable
-from statistics import median
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import xent
+from benchmarks.measure import CONSOLE, device, interleaved, option, ratio, seconds, table, typical
 
 SHAPES = [(64, 10), (128, 10), (1024, 10), (8192, 10), (1024, 1000), (8192, 1000), (256, 32_000), (64, 128_256)]
 ROUNDS = 15
@@ -47,15 +44,6 @@ def steps(logits: Tensor, target: Tensor, compiled: bool) -> dict[str, Step]:
     return {"copy": lambda: logits.detach().clone()} | {name: step(loss) for name, loss in losses.items()}
 
 
-def seconds(step: Step, repeats: int, device: torch.device) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
 def peak_bytes(step: Step, device: torch.device) -> int:
     """The most that is allocated at once during a step, beyond what was before."""
     if device.type == "cuda":
@@ -74,39 +62,34 @@ def peak_bytes(step: Step, device: torch.device) -> int:
 
 
 def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    device = torch.device(options.get("device", "cpu"))
-    compiled = options.get("compiled", "true") == "true"
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler writes of its start and stop
+    on = device()
+    compiled = option("compiled", "true") == "true"
     names = list(steps(torch.zeros(1, 2), torch.zeros(1), compiled))
-    times = Table("batch x classes", "torch", *(name for name in names if name != "torch"))
-    memory = Table("batch x classes", *(name for name in names if name != "copy"))
+    others = [name for name in names if name != "torch"]
+    times = table("Losses in float32, time over F.cross_entropy's", "batch x classes", "torch", *others, on=on)
+    losses = [name for name in names if name != "copy"]
+    memory = table("Peak memory beyond the logits, in multiples of them", "batch x classes", *losses, on=on)
     for batch, classes in SHAPES:
-        logits = torch.randn(batch, classes, device=device, requires_grad=True)
-        target = torch.randint(classes, (batch,), device=device)
+        logits = torch.randn(batch, classes, device=on, requires_grad=True)
+        target = torch.randint(classes, (batch,), device=on)
         torch._dynamo.reset()
         each = steps(logits, target, compiled)
         for step in each.values():
             step()  # compiles
-        once = {name: seconds(step, 3, device) for name, step in each.items()}
-        repeats = {name: max(1, int(SECONDS_A_TURN / duration)) for name, duration in once.items()}
-        rounds = [{name: seconds(step, repeats[name], device) for name, step in each.items()} for _ in range(ROUNDS)]
-        torch_ = f"{median(round['torch'] for round in rounds) * 1e6:.0f} us"
-        ratios = [f"{median(r[name] / r['torch'] for r in rounds):.2f}" for name in names if name != "torch"]
+        repeats = {name: max(1, int(SECONDS_A_TURN / seconds(step, 3))) for name, step in each.items()}
+        rounds = interleaved(each, ROUNDS, repeats)
         shape = f"{batch} x {classes}"
-        times.add_row(shape, torch_, *ratios)
-        size = logits.numel() * logits.element_size()
+        ratios = [f"{ratio(rounds, name, 'torch'):.2f}" for name in others]
+        times.add_row(shape, f"{typical(rounds, 'torch') * 1e6:.0f} us", *ratios)
         peaks = []
-        for name in names:
+        for name in losses:
             logits.grad = None
             gc.collect()
-            peaks.append(f"{peak_bytes(each[name], device) / size:.1f}" if name != "copy" else "")
-        memory.add_row(shape, *peaks[1:])
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    console = Console(width=150)
-    times.title = f"Forward and backward in float32, time over F.cross_entropy's; {where}, PyTorch {torch.__version__}"
-    memory.title = "Peak memory beyond the logits, in multiples of them"
-    for table in (times, memory):
-        console.print(table)
+            peaks.append(f"{peak_bytes(each[name], on) / (logits.numel() * logits.element_size()):.1f}")
+        memory.add_row(shape, *peaks)
+    for each_table in (times, memory):
+        CONSOLE.print(each_table)
 
 
 if __name__ == "__main__":

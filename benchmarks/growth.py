@@ -1,0 +1,107 @@
+"""How time and memory grow: python -m benchmarks.growth [device=cuda]
+
+Microseconds an image of an epoch as `fit` runs it (mlp, loss=scratch, images of noise of MNIST's size), against the
+size of the data set, of the batch and the number of classes. The peak of memory during an epoch, in multiples of the
+bytes of the images, each in a process of its own.
+"""
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+import xent
+from benchmarks.measure import CONSOLE, device, interleaved, table, typical
+from benchmarks.training import MNIST
+from xent import models
+from xent.data import Split, load
+from xent.schedule import one_cycle
+from xent.trace import Trace
+from xent.training import fit
+
+ROUNDS = 5
+PIXELS = 28 * 28
+USUAL = {"images": 60_000, "batch": 128, "classes": 10}
+GROWN = {"images": (15_000, 60_000, 240_000), "batch": (32, 128, 512, 2048), "classes": (10, 100, 1000)}
+MEMORY = (60_000, 240_000, 480_000)
+
+
+def noise(images: int, classes: int, on: torch.device) -> Split:
+    """Images of noise, with labels that mean nothing."""
+    pixels = torch.empty(images, 1, 28, 28, dtype=torch.uint8, device=on).random_()
+    labels = torch.randint(classes, (images,), device=on)
+    middle = torch.full((1, 1, 1), 127.5, device=on)
+    return Split(pixels, labels, classes, middle, middle)
+
+
+def epoch(split: Split, batch: int) -> None:
+    """An epoch of training on the split, tested on its first images."""
+    model = models.mlp(split.shape, split.classes, width=128).to(split.labels.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
+    steps = split.steps_per_epoch(batch)
+    trace = Trace({}, torch.full((steps,), torch.nan, device=split.labels.device))
+    test = noise(256, split.classes, split.labels.device)
+    schedule = one_cycle(optimizer, steps)
+    fit(model, xent.CrossEntropyLoss(), optimizer, schedule, split, test, trace, batch_size=batch, seed=0, log_every=20)
+
+
+def peak() -> int:
+    """The most bytes that this process has held: on CUDA of the device's memory, else resident (on Linux)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    # not resource.getrusage: its maximum includes the process that started this one
+    return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
+
+
+def memory_of_epoch(images: int) -> float:
+    """The growth of the peak by making and training on so many images, over their bytes."""
+    on = device()
+    epoch(noise(10_000, 10, on), batch=128)
+    before = peak()
+    epoch(noise(images, 10, on), batch=128)
+    return (peak() - before) / (images * PIXELS)
+
+
+def memory_of_load(images: int) -> float:
+    """The growth of the peak by loading MNIST from its files, over the bytes of its images."""
+    on = device()
+    epoch(noise(10_000, 10, on), batch=128)
+    before = peak()
+    load(MNIST, on, torch.float32)
+    return (peak() - before) / (images * PIXELS)
+
+
+def main() -> None:
+    on = device()
+    times = table("Time of an epoch", "what grows", "to", "us an image", on=on)
+    for what, sizes in GROWN.items():
+        ways = {}
+        for size in sizes:
+            settings = USUAL | {what: size}
+            ways[str(size)] = partial(epoch, noise(settings["images"], settings["classes"], on), settings["batch"])
+            ways[str(size)]()  # warms up
+        rounds = interleaved(ways, ROUNDS)
+        for size in sizes:
+            images = size if what == "images" else USUAL["images"]
+            times.add_row(what, f"{size:,}", f"{typical(rounds, str(size)) / images * 1e6:.2f}")
+    CONSOLE.print(times)
+
+    peaks = table("Peak of memory over the bytes of the images", "images", "what", "ratio", on=on)
+    for images in MEMORY:
+        peaks.add_row(f"{images:,}", "an epoch", f"{alone(memory_of_epoch, images):.2f}")
+    peaks.add_row("70,000", "loading MNIST", f"{alone(memory_of_load, 70_000):.2f}")
+    CONSOLE.print(peaks)
+
+
+def alone(measure: Callable[[int], float], images: int) -> float:
+    """A measurement in a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure, images).result()
+
+
+if __name__ == "__main__":
+    main()

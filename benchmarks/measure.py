@@ -1,0 +1,90 @@
+"""Timings side by side, for the benchmarks."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from statistics import median
+from subprocess import PIPE
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from xent.device import machine, prepare
+
+PROJECT = Path(__file__).parents[1]
+CONSOLE = Console(width=150)
+
+Work = Callable[[], object]
+Rounds = list[dict[str, float]]
+
+
+def option(name: str, default: str) -> str:
+    """The value of `name=value` on the command line."""
+    return dict(argument.split("=", 1) for argument in sys.argv[1:]).get(name, default)
+
+
+def device() -> torch.device:
+    """The device to measure, by `device=...`, set up as for a training."""
+    return prepare(option("device", "cpu"))
+
+
+def seconds(work: Work, repeats: int = 1) -> float:
+    """The time of `work` until the device is done with it, as the mean of so many repeats."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def interleaved(ways: Mapping[str, Work], rounds: int, repeats: Mapping[str, int] | None = None) -> Rounds:
+    """Seconds of each way in each round; all take their turn, so that what disturbs the machine disturbs all."""
+    return [{name: seconds(way, (repeats or {}).get(name, 1)) for name, way in ways.items()} for _ in range(rounds)]
+
+
+def typical(rounds: Rounds, name: str) -> float:
+    return median(each[name] for each in rounds)
+
+
+def ratio(rounds: Rounds, name: str, to: str) -> float:
+    """The median of the rounds' ratios."""
+    return median(each[name] / each[to] for each in rounds)
+
+
+def train(*overrides: str, **environment: str) -> str:
+    """What `python train.py` prints with these overrides on the measured device."""
+    command = [sys.executable, "train.py", *overrides, f"device={option('device', 'cpu')}"]
+    done = subprocess.run(command, cwd=PROJECT, check=True, stdout=PIPE, text=True, env=os.environ | environment)
+    return done.stdout
+
+
+def table(title: str, *columns: str, on: torch.device) -> Table:
+    """A table that says where and when it was measured."""
+    where = machine(on)
+    threads = f", {where['machine.threads']} threads" if on.type == "cpu" else ""
+    at = f"{where['machine.processor']}{threads}, PyTorch {where['machine.torch']}, {date.today()}"
+    return Table(*columns, title=f"{title}\n{at}")
+
+
+def events(folder: Path) -> EventAccumulator:
+    """What a run wrote for TensorBoard."""
+    return EventAccumulator(str(folder)).Reload()
+
+
+def run_seconds(folder: Path) -> float:
+    """The time of a run from its first event to its last, evaluations included."""
+    read = events(folder)
+    return read.Scalars("test/loss")[-1].wall_time - read.FirstEventTimestamp()
+
+
+def steps_seconds(folder: Path) -> float:
+    """The time of a run's steps from the first logged one to the last, without the evaluations after them."""
+    points = events(folder).Scalars("train/loss")
+    return points[-1].wall_time - points[0].wall_time

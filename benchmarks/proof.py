@@ -1,0 +1,33 @@
+"""What the proof takes, and how it grows: python -m benchmarks.proof [device=cuda]
+
+Seconds of the whole command that `make compare` runs, with other seeds, nudges and models.
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from benchmarks.measure import CONSOLE, device, seconds, table, train
+from xent.match import load_runs
+
+PROOFS = {
+    "as it is": (),
+    "one seed": ("seed=0",),
+    "one seed, 5 nudges": ("seed=0", "nudge=0,1,2,3,4,5"),
+    "one seed, model.width=512": ("seed=0", "model.width=512"),
+    "one seed, model=cnn": ("seed=0", "model=cnn"),
+}
+
+
+def main() -> None:
+    result = table("python train.py -m +experiment=proof", "proof", "runs", "seconds", "seconds a run", on=device())
+    for name, overrides in PROOFS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            duration = seconds(partial(train, "-m", "+experiment=proof", *overrides, f"hydra.sweep.dir={folder}"))
+            runs = len(load_runs([Path(folder)]))
+        result.add_row(name, str(runs), f"{duration:.0f}", f"{duration / runs:.2f}")
+    CONSOLE.print(result)
+
+
+if __name__ == "__main__":
+    main()

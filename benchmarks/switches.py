@@ -1,0 +1,65 @@
+"""What each switch gains, and whether training stays the same: python -m benchmarks.switches [device=cuda]
+
+A switch is judged as a loss is, by `python -m xent.compare --by SWITCH`: runs with it against runs without, over three
+seeds, with two nudges as the floor. Its time is that between the first and the last logged step, over that of the run
+without it. `compile` starts from an empty cache; it pays back after so many steps.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measure import CONSOLE, device, steps_seconds, table, train
+from xent.match import load_runs, pairs
+from xent.verdict import judge
+
+SWITCHES = [  # its name, off, on, model, steps
+    ("channels_last", "False", "True", "cnn", 60),
+    ("optimizer.fused", "False", "True", "mlp", 120),
+    ("precision", "float32", "bfloat16", "cnn", 60),
+    ("machine.threads", "1", "2", "cnn", 60),
+    ("compile", "False", "True", "mlp", 120),
+    ("compile", "False", "True", "resnet", 40),
+]
+PRECISIONS = {"resnet": ("float32",)}  # in float64 it takes minutes
+REPEATED = {"resnet": ("seed=0", "nudge=0,1")}
+
+
+def sweep(switch: str, values: tuple[str, str], folder: str, *overrides: str) -> str:
+    """What the runs print that take these values of a switch in turn."""
+    overrides += "~hydra.callbacks.compare", f"hydra.sweep.dir={folder}"
+    if switch != "machine.threads":
+        return train("-m", *overrides, f"{switch}={','.join(values)}", TORCHINDUCTOR_CACHE_DIR=f"{folder}/cache")
+    names = "hydra.sweep.subdir=${run_name:${hydra.overrides.task}}," + switch
+    return "".join(train("-m", *overrides, f"{names}={value}", OMP_NUM_THREADS=value) for value in values)
+
+
+def main() -> None:
+    on = device()
+    columns = "switch", "from", "to", "model", "precision", "time", "verdict", "decades above floor", "nudged reach"
+    result = table("Switches", *columns, on=on)
+    for switch, before, after, model, steps in SWITCHES:
+        if switch == "machine.threads" and on.type != "cpu":
+            continue
+        for precision in ("float32",) if switch == "precision" else PRECISIONS.get(model, ("float32", "float64")):
+            with tempfile.TemporaryDirectory() as folder:
+                repeated = REPEATED.get(model, ("seed=0,1,2", "nudge=0,1,2"))
+                settings = [] if switch == "precision" else [f"precision={precision}"]
+                overrides = [f"model={model}", f"max_steps={steps}", *repeated, *settings]
+                printed = sweep(switch, (before, after), folder, *overrides)
+                found = pairs(load_runs([Path(folder)]), switch, before)
+                times = [steps_seconds(p.candidate.folder) / steps_seconds(p.reference.folder) for p in found]
+                step = median(steps_seconds(p.reference.folder) for p in found) / (steps - 20)
+            (verdict,) = judge(found)
+            excess, null = (f"{decades:+.2f}" for decades in (verdict.excess or 0, verdict.largest_null or 0))
+            saved = step * (1 - median(times))
+            compiling = max(map(float, re.findall(r"compiled in (\S+) s", printed)), default=0)
+            if compiling:
+                after = f"True, {compiling:.0f} s, {compiling / saved:.0f} steps" if saved > 0 else f"{compiling} s"
+            result.add_row(switch, before, after, model, precision, f"{median(times):.2f}", verdict.word, excess, null)
+    CONSOLE.print(result)
+
+
+if __name__ == "__main__":
+    main()

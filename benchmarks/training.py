@@ -1,0 +1,114 @@
+"""What training costs beyond its arithmetic: python -m benchmarks.training [device=cuda]
+
+The same steps on MNIST in several ways, over the time of the first:
+
+- floor: on one batch, with nothing else;
+- fit: what `python train.py` runs, with its data, TensorBoard events, parity and trace, by each loss;
+- DataLoader: fed as tutorials do, by torchvision's data set, `ToTensor` and `Normalize`, with 0 workers and with 2,
+  which stay alive from round to round, for fewer steps.
+
+The evaluation of the 10,000 test images, which ends an epoch, is timed apart.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets, transforms
+
+import xent
+from benchmarks.measure import CONSOLE, PROJECT, Rounds, Work, device, interleaved, ratio, table, typical
+from xent import models
+from xent.config import Data
+from xent.data import Split, batches, load
+from xent.schedule import one_cycle
+from xent.tensorboard import RunLog
+from xent.trace import Trace
+from xent.training import PROBE, evaluate, fit
+
+MODELS = {"mlp": partial(models.mlp, width=128), "cnn": partial(models.cnn, width=24)}
+STEPS = {"mlp": 468, "cnn": 234}  # an epoch and half of one
+LOADED = 117  # steps with a DataLoader
+ROUNDS = {"mlp": 9, "cnn": 7}
+LOSSES = {"torch": nn.CrossEntropyLoss, "scratch": xent.CrossEntropyLoss, "fused": xent.FusedCrossEntropyLoss}
+MNIST = Data("MNIST", str(PROJECT / "data"), mean=[0.1307], std=[0.3081])
+BATCH = 128
+
+
+def made(name: str, split: Split) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model and its optimizer, as train.py sets them up; the same weights each time."""
+    torch.manual_seed(0)
+    model = MODELS[name](split.shape, split.classes)
+    model = model.to(split.labels.device, memory_format=torch.channels_last)
+    parameters = model.parameters()
+    return model, torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+
+
+def plain(name: str, split: Split, fed: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """A training loop with nothing in it but what `fed` does to make a batch."""
+    model, optimizer = made(name, split)
+    loss = nn.CrossEntropyLoss()
+    for images, target in fed:
+        value = loss(model(images.to(split.labels.device)), target.to(split.labels.device))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+
+def fitted(name: str, train: Split, test: Split, loss: str) -> None:
+    model, optimizer = made(name, train)
+    steps = STEPS[name]
+    trace = Trace({}, torch.full((steps,), torch.nan, device=train.labels.device))
+    with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as log:
+        given = {"batch_size": BATCH, "seed": 0, "log_every": 20, "reference": nn.CrossEntropyLoss(), "log": log.write}
+        fit(model, LOSSES[loss](), optimizer, one_cycle(optimizer, steps), train, test, trace, **given)
+
+
+def ways(name: str, train: Split, test: Split) -> dict[str, Work]:
+    """The ways to make the steps, by name."""
+    batch = next(batches(train, BATCH, seed=0, steps=1))
+    probe = replace(test, images=test.images[:PROBE], labels=test.labels[:PROBE])
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
+    dataset = Subset(datasets.MNIST(MNIST.root, transform=transform), range(LOADED * BATCH))
+    loaders = {n: DataLoader(dataset, BATCH, shuffle=True, num_workers=n, persistent_workers=n > 0) for n in (0, 2)}
+    model, _ = made(name, train)
+    return (
+        {"floor": lambda: plain(name, train, repeat(batch, STEPS[name]))}
+        | {f"fit, {loss}": partial(fitted, name, train, probe, loss) for loss in LOSSES}
+        | {"evaluation": lambda: evaluate(model, test)}
+        | {f"DataLoader, {n} workers": partial(plain, name, train, loader) for n, loader in loaders.items()}
+    )
+
+
+def a_step(name: str, rounds: Rounds) -> Rounds:
+    """The same rounds in seconds a step."""
+
+    def steps(way: str) -> int:
+        return LOADED if way.startswith("DataLoader") else STEPS[name]
+
+    return [{way: duration / steps(way) for way, duration in each.items()} for each in rounds]
+
+
+def main() -> None:
+    on = device()
+    train, test = load(MNIST, on, torch.float32)
+    result = table("Training, time over the floor", "model", "what", "ms a step", "ratio", "over fit, torch", on=on)
+    for name in MODELS:
+        all_ways = ways(name, train, test)
+        for way in all_ways.values():
+            way()  # warms up
+        rounds = a_step(name, interleaved(all_ways, ROUNDS[name]))
+        for way in all_ways:
+            figures = ratio(rounds, way, "floor"), ratio(rounds, way, "fit, torch")
+            result.add_row(name, way, f"{typical(rounds, way) * 1e3:.3f}", *(f"{figure:.3f}" for figure in figures))
+    CONSOLE.print(result)
+
+
+if __name__ == "__main__":
+    main()
