@@ -17,9 +17,10 @@ compare: $(INSTALLED) ## train with PyTorch's loss and with ours on MNIST: is it
 test: $(INSTALLED) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-bench: $(INSTALLED) ## time training and the losses; device=cuda for a GPU
-	$(BIN)/python -m benchmarks.training device=$(device)
-	$(BIN)/python -m benchmarks.loss device=$(device)
+bench: $(INSTALLED) ## time everything that is waited for; device=cuda for a GPU
+	for table in start training accuracy switches growth proof loss; do \
+	  $(BIN)/python -m benchmarks.$$table device=$(device) || exit; \
+	done
 
 tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
 	$(BIN)/tensorboard --logdir outputs

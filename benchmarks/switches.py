@@ -12,6 +12,7 @@ from statistics import median
 
 from benchmarks.measure import CONSOLE, device, steps_seconds, table, train
 from xent.match import load_runs, pairs
+from xent.trace import Trace
 from xent.verdict import judge
 
 SWITCHES = [  # its name, off, on, model, steps
@@ -26,13 +27,16 @@ PRECISIONS = {"resnet": ("float32",)}  # in float64 it takes minutes
 REPEATED = {"resnet": ("seed=0", "nudge=0,1")}
 
 
-def sweep(switch: str, values: tuple[str, str], folder: str, *overrides: str) -> str:
-    """What the runs print that take these values of a switch in turn."""
-    overrides += "~hydra.callbacks.compare", f"hydra.sweep.dir={folder}"
-    if switch != "machine.threads":
-        return train("-m", *overrides, f"{switch}={','.join(values)}", TORCHINDUCTOR_CACHE_DIR=f"{folder}/cache")
-    names = "hydra.sweep.subdir=${run_name:${hydra.overrides.task}}," + switch
-    return "".join(train("-m", *overrides, f"{names}={value}", OMP_NUM_THREADS=value) for value in values)
+def sweep(switch: str, values: tuple[str, str], folder: str, *overrides: str) -> tuple[str, list[Trace]]:
+    """What the runs print that take these values of a switch in turn, and their traces."""
+    overrides = ("-m", "~hydra.callbacks.compare", *overrides)
+    if switch == "machine.threads":
+        folders = [f"{folder}/{value}" for value in values]
+        for value, each in zip(values, folders):
+            train(*overrides, f"hydra.sweep.dir={each}", OMP_NUM_THREADS=value)
+        return "", load_runs(map(Path, folders))
+    overrides += f"{switch}={','.join(values)}", f"hydra.sweep.dir={folder}"
+    return train(*overrides, TORCHINDUCTOR_CACHE_DIR=f"{folder}/cache"), load_runs([Path(folder)])
 
 
 def main() -> None:
@@ -47,8 +51,8 @@ def main() -> None:
                 repeated = REPEATED.get(model, ("seed=0,1,2", "nudge=0,1,2"))
                 settings = [] if switch == "precision" else [f"precision={precision}"]
                 overrides = [f"model={model}", f"max_steps={steps}", *repeated, *settings]
-                printed = sweep(switch, (before, after), folder, *overrides)
-                found = pairs(load_runs([Path(folder)]), switch, before)
+                printed, runs = sweep(switch, (before, after), folder, *overrides)
+                found = pairs(runs, switch, before)
                 times = [steps_seconds(p.candidate.folder) / steps_seconds(p.reference.folder) for p in found]
                 step = median(steps_seconds(p.reference.folder) for p in found) / (steps - 20)
             (verdict,) = judge(found)

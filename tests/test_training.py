@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +15,28 @@ from xent.training import evaluate, fit, predict
 from xent.verdict import bitwise_identical, gaps
 
 
-def split(n: int = 40) -> Split:
+def split(n: int = 40, device: str = "cpu") -> Split:
     generator = torch.Generator().manual_seed(n)
-    images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.arange(n) % 3, 3, torch.full((1, 1, 1), 127.5), torch.full((1, 1, 1), 63.75))
+    images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8).to(device)
+    mean, std = (torch.full((1, 1, 1), value, device=device) for value in (127.5, 63.75))
+    return Split(images, torch.arange(n, device=device) % 3, 3, mean, std)
 
 
-def fitted(steps: int, log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None) -> Trace:
+def fitted(
+    steps: int,
+    log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
+    log_every: int = 4,
+    train: Split = split(),
+    test: Split = split(30),
+) -> Trace:
+    device = train.labels.device
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trace = Trace({}, torch.full((steps,), torch.nan))
+    trace = Trace({}, torch.full((steps,), torch.nan, device=device))
     schedule = one_cycle(optimizer, steps)
     loss = nn.CrossEntropyLoss()
-    fit(model, loss, optimizer, schedule, split(), split(30), trace, batch_size=8, seed=0, log_every=4, log=log)
+    fit(model, loss, optimizer, schedule, train, test, trace, batch_size=8, seed=0, log_every=log_every, log=log)
     return trace
 
 
@@ -48,6 +57,22 @@ def test_scalars_are_logged_under_the_same_tags_at_every_log_step() -> None:
     )
     assert all(logged[step]["train/loss"] == trace.losses[step - 1].item() for step in (4, 8, 12, 13))
     assert all((logged[step]["test/loss"], logged[step]["test/accuracy"]) == trace.tests[step] for step in (5, 10, 13))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_cuda_no_step_waits_for_the_device_that_is_not_logged() -> None:
+    def waits(steps: int) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                fitted(steps, log_every=1000, train=split(160, "cuda"), test=split(30, "cuda"))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    fitted(1, train=split(160, "cuda"), test=split(30, "cuda"))  # what PyTorch sets up at first may wait
+    assert waits(15) == waits(10) > 0, "those of the last step, and of making the splits"
 
 
 def test_the_loop_is_plain_stochastic_gradient_descent() -> None:
