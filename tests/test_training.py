@@ -26,16 +26,16 @@ def fitted(
     steps: int,
     log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
     log_every: int = 4,
-    train: Split = split(),
-    test: Split = split(30),
+    images: int = 40,
+    device: str = "cpu",
 ) -> Trace:
-    device = train.labels.device
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trace = Trace({}, torch.full((steps,), torch.nan, device=device))
     schedule = one_cycle(optimizer, steps)
     loss = nn.CrossEntropyLoss()
+    train, test = split(images, device), split(30, device)
     fit(model, loss, optimizer, schedule, train, test, trace, batch_size=8, seed=0, log_every=log_every, log=log)
     return trace
 
@@ -66,12 +66,12 @@ def test_on_cuda_no_step_waits_for_the_device_that_is_not_logged() -> None:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                fitted(steps, log_every=1000, train=split(160, "cuda"), test=split(30, "cuda"))
+                fitted(steps, log_every=1000, images=160, device="cuda")
         finally:
             torch.cuda.set_sync_debug_mode("default")
         return sum("synchroniz" in str(warning.message) for warning in caught)
 
-    fitted(1, train=split(160, "cuda"), test=split(30, "cuda"))  # what PyTorch sets up at first may wait
+    fitted(1, images=160, device="cuda")  # what PyTorch sets up at first may wait
     assert waits(15) == waits(10) > 0, "those of the last step, and of making the splits"
 
 
