@@ -14,7 +14,6 @@ PROOFS = {
     "as it is": (),
     "one seed": ("seed=0",),
     "one seed, 5 nudges": ("seed=0", "nudge=0,1,2,3,4,5"),
-    "one seed, model.width=512": ("seed=0", "model.width=512"),
     "one seed, model=cnn": ("seed=0", "model=cnn"),
 }
 

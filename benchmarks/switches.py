@@ -23,7 +23,7 @@ SWITCHES = [  # its name, off, on, model, steps
     ("compile", "False", "True", "mlp", 120),
     ("compile", "False", "True", "resnet", 40),
 ]
-PRECISIONS = {"resnet": ("float32",)}  # in float64 it takes minutes
+PRECISIONS = {"resnet": ("float32",), "mlp": ("float32",)}  # what is left out takes long
 REPEATED = {"resnet": ("seed=0", "nudge=0,1")}
 
 
