@@ -16,6 +16,7 @@ from xent.config import Precision
 from xent.data import batches, load
 from xent.device import machine, prepare
 from xent.errors import BadInput
+from xent.interrupt import interrupted_between_steps
 from xent.nudge import nudge
 from xent.progress import print_result, progress
 from xent.schedule import one_cycle
@@ -64,7 +65,7 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
     trace = Trace(settings, losses=torch.full((steps,), torch.nan, dtype=dtype, device=device))
     start = time.perf_counter()
     try:
-        with RunLog(folder, settings) as tensorboard, progress(steps) as show:
+        with interrupted_between_steps() as check, RunLog(folder, settings) as tensorboard, progress(steps) as show:
 
             def log(step: int, scalars: dict[str, float]) -> None:
                 tensorboard.write(step, scalars)
@@ -84,6 +85,7 @@ def run(cfg: DictConfig, choices: dict[str, str], folder: Path) -> None:
                 autocast=autocast,
                 reference=_reference(config.loss),
                 log=log,
+                after_step=check,
             )
     finally:
         trace.save(folder)  # what there is of it, should the run be cut short

@@ -32,6 +32,7 @@ def fit(
     autocast: bool = False,
     reference: nn.Module | None = None,
     log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train `model` for as many steps as `trace` has room for, and record them there.
 
@@ -43,6 +44,7 @@ def fit(
         autocast: compute logits and loss under bfloat16 autocast.
         reference: the loss that `loss` is held against on the logits of every logged step; see xent.parity.
         log: takes the number of steps made and the scalars then known, by their TensorBoard tags.
+        after_step: is called when all of a step is recorded, and may raise to stop there.
     """
     device = train.labels.device
     steps = len(trace.losses)
@@ -75,6 +77,7 @@ def fit(
             trace.tests[step] = evaluate(model, test, autocast)
             log(step, dict(zip(("test/loss", "test/accuracy"), trace.tests[step])))
         trace.step = step
+        after_step()
 
 
 def evaluate(model: nn.Module, split: Split, autocast: bool = False) -> tuple[float, float]:

@@ -1,0 +1,36 @@
+"""Ctrl-C between two steps of training, and nowhere else."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def interrupted_between_steps() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the function that this gives is called, which then raises KeyboardInterrupt.
+
+    Raised wherever it happens to come, it could leave TensorBoard's queue locked, or be lost where none may be raised.
+    A second Ctrl-C is not held back. Outside the main thread, where Python allows no handlers, nothing is held back.
+    """
+    asked = False
+
+    def hold_back(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, hold_back)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
