@@ -21,7 +21,7 @@ SWITCHES = [  # its name, off, on, model, steps
     ("precision", "float32", "bfloat16", "cnn", 60),
     ("machine.threads", "1", "2", "cnn", 60),
     ("compile", "False", "True", "mlp", 120),
-    ("compile", "False", "True", "resnet", 40),
+    ("compile", "False", "True", "resnet", 60),
 ]
 PRECISIONS = {"resnet": ("float32",), "mlp": ("float32",)}  # what is left out takes long
 REPEATED = {"resnet": ("seed=0", "nudge=0,1")}
