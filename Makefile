@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 
 device ?= cpu
 
-.PHONY: help compare test bench tensorboard lint clean
+.PHONY: help compare test torture bench tensorboard lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -17,13 +17,16 @@ compare: $(INSTALLED) ## train with PyTorch's loss and with ours on MNIST: is it
 test: $(INSTALLED) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+torture: $(INSTALLED) ## kill runs at random moments, go on with them, compare bit for bit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_torture.py --kills 20
+
 bench: $(INSTALLED) ## time everything that is waited for; device=cuda for a GPU
 	for table in start training accuracy switches growth proof loss; do \
 	  $(BIN)/python -m benchmarks.$$table device=$(device) || exit; \
 	done
 
 tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
-	$(BIN)/tensorboard --logdir outputs
+	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

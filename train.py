@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +21,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from xent import config
-from xent.errors import BadInput
+from xent.errors import BadInput, Stopped
+from xent.resume import how_to_resume, resumed
 from xent.run import run
 
 gc.enable()
@@ -34,16 +36,19 @@ def main(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         keep_own_target(cfg, HydraConfig.get())
-        run(cfg, HydraConfig.get().runtime.choices, folder)
+        run(cfg, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task), folder)
     except (BadInput, HydraException) as error:
         discard(folder)
         refuse(error)
+    except Stopped as error:
+        print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:  # not one of making the folder, which comes before
         traceback.print_exception(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         discard(folder)
-        kept = f"what was trained is in {os.path.relpath(folder)}" if folder.exists() else "before training began"
+        kept = f"to go on: {how_to_resume(folder)}" if folder.exists() else "before training began"
         print(f"stopped; {kept}", file=sys.stderr)
         raise SystemExit(130) from None
 
@@ -58,10 +63,11 @@ def keep_own_target(cfg: DictConfig, hydra_config: HydraConf) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Take back the folder of a run, and of its sweep, that holds nothing but what Hydra wrote before the run began."""
-    for leaf, hydras in ((folder, ".hydra"), (folder.parent, "multirun.yaml")):
-        if [path.name for path in leaf.iterdir()] == [hydras]:
-            shutil.rmtree(leaf)
+    """Take back the folder that Hydra made for a run, and for its sweep, if nothing was written there."""
+    with suppress(OSError):  # it holds something, or is gone
+        folder.rmdir()
+    if [path.name for path in folder.parent.iterdir()] == ["multirun.yaml"]:
+        shutil.rmtree(folder.parent)
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -78,8 +84,9 @@ def refuse(error: Exception) -> NoReturn:
 if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it finds, for us to say in one line
     try:
+        sys.argv[1:] = resumed(sys.argv[1:])
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
         refuse(error)
     except OSError as error:
         refuse(BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."))

@@ -38,8 +38,8 @@ def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
 
 def trained(folder: Path, *overrides: str) -> Trace:
     """The trace of a run on the project's MNIST, trained in this process."""
-    folder.mkdir(parents=True)
-    run_in_process(*composed(f"data.root={PROJECT / 'data'}", *overrides), folder)
+    given = [f"data.root={PROJECT / 'data'}", *overrides]
+    run_in_process(*composed(*given), given, folder)
     return Trace.load(folder)
 
 
@@ -47,6 +47,10 @@ def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> Complet
     """A command of the project, as a person runs it: `train.py ...` or `-m xent.compare ...`."""
     environment = os.environ | environment
     return run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=1, help="how often each run of tests/test_torture.py is killed")
 
 
 @pytest.fixture(autouse=True)

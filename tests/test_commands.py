@@ -35,7 +35,7 @@ def test_a_sweep_leaves_a_folder_a_run_and_their_comparison(sweep: Path) -> None
     assert {path.name for path in sweep.iterdir()} == runs | {"comparison", "multirun.yaml"}
     for run in runs:
         files = sorted(path.name.split(".tfevents")[0] for path in (sweep / run).iterdir())
-        assert files == [".hydra", "events.out", "trace.npz"]
+        assert files == [".hydra", ".lock", "checkpoint.previous.pt", "checkpoint.pt", "events.out", "trace.npz"]
     files = sorted(path.name.split(".tfevents")[0] for path in (sweep / "comparison").iterdir())
     assert files == ["curves.png", "events.out", "report.md", "verdict.json"]
     (figures,) = json.loads((sweep / "comparison" / "verdict.json").read_text()).values()
@@ -154,7 +154,7 @@ def test_a_single_run_imports_nothing_to_compare_with(tmp_path: Path) -> None:
     assert not imported & {"matplotlib", "pandas", "scipy", "xent.compare", "xent.report", "xent.verdict"}
 
 
-def test_ctrl_c_leaves_a_readable_run_and_says_where(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ["train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={folder}"]
     process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
@@ -164,10 +164,10 @@ def test_ctrl_c_leaves_a_readable_run_and_says_where(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines() == [f"stopped; what was trained is in {os.path.relpath(folder, PROJECT)}"]
-    assert (folder / "trace.npz").exists()
+    resume = f"python train.py resume={os.path.relpath(folder, PROJECT)}"
+    assert errors.splitlines() == [f"stopped; to go on: {resume}"]
     line = the_line(command("-m", "xent.compare", str(folder)))
-    assert line.startswith("run was stopped at step ")
+    assert line == f"{folder} is not finished: go on with it, {resume}"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -128,9 +128,17 @@ def test_runs_of_several_sweeps_are_named_with_them(tmp_path: Path) -> None:
     assert [t.name for t in load_runs([tmp_path / "a", tmp_path / "b"])] == ["a/loss=torch", "b/loss=torch"]
 
 
-def test_a_run_that_was_stopped_is_refused(tmp_path: Path) -> None:
-    stopped = run("torch")
-    stopped.step = 1
-    stopped.save(tmp_path)
-    with pytest.raises(BadInput, match="was stopped at step 1 of 4"):
+def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
+    for name in ("loss=torch", "loss=scratch"):
+        (tmp_path / name).mkdir()
+    run("torch").save(tmp_path / "loss=torch")
+    (tmp_path / "loss=scratch" / "checkpoint.pt").touch()
+    with pytest.raises(BadInput, match="loss=scratch is not finished: go on with it, python train.py resume="):
+        load_runs([tmp_path])
+
+
+def test_a_trace_of_another_run_is_refused(tmp_path: Path) -> None:
+    run("torch").save(tmp_path)
+    (tmp_path / "events.out.tfevents.1").touch()
+    with pytest.raises(BadInput, match=r"trace\.npz is of another run than events\.out\.tfevents\.1 beside it"):
         load_runs([tmp_path])

@@ -7,7 +7,7 @@ from pathlib import Path
 from xent.errors import BadInput
 from xent.match import common_parent, load_runs, pairs
 from xent.report import report
-from xent.verdict import DIFFERENT, UNKNOWN, judge
+from xent.verdict import DIFFERENT, NOTHING_LEARNED, UNKNOWN, judge
 
 
 def compare(folders: list[Path], by: str = "loss", reference: str | None = None, output: Path | None = None) -> int:
@@ -19,7 +19,8 @@ def compare(folders: list[Path], by: str = "loss", reference: str | None = None,
         output: where to write the report; by default `comparison` beside the runs.
 
     Returns:
-        0 if every candidate is the same as its reference, 1 if one is different, 2 if there is no floor to judge by.
+        0 if every candidate is the same as its reference, 1 if one is different, 2 if there is
+        no floor to judge by, or neither learned anything.
 
     Raises:
         BadInput: the runs cannot be compared.
@@ -28,7 +29,7 @@ def compare(folders: list[Path], by: str = "loss", reference: str | None = None,
     verdicts = judge(pairs(traces, by, reference))
     report(verdicts, output or common_parent(traces) / "comparison", by)
     words = {verdict.word for verdict in verdicts}
-    return 1 if DIFFERENT in words else 2 if UNKNOWN in words else 0
+    return 1 if DIFFERENT in words else 2 if words & {UNKNOWN, NOTHING_LEARNED} else 0
 
 
 def main(arguments: list[str] | None = None) -> None:

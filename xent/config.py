@@ -16,6 +16,7 @@ from xent.errors import BadInput
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 IMPOSTOR = "xent.impostors.Impostor"
+NO_EFFECT = ("log_every", "checkpoint_every", "on_nonfinite", "data.root")  # settings that a run does not depend on
 GROUPS = ("loss", "model", "data", "optimizer")
 
 
@@ -25,6 +26,10 @@ class Precision(Enum):
     float32 = "float32"
     float64 = "float64"
     bfloat16 = "bfloat16"
+
+
+# What to do when the loss is NaN or infinite. Written so, as `continue` is a word of Python's.
+OnNonfinite = Enum("OnNonfinite", ["stop", "continue"])
 
 
 @dataclass
@@ -87,6 +92,8 @@ class Config:
     max_steps: int | None = MISSING
     batch_size: int = MISSING
     log_every: int = MISSING
+    checkpoint_every: int | None = MISSING
+    on_nonfinite: OnNonfinite = MISSING
 
 
 def register() -> None:
@@ -131,6 +138,7 @@ def check(cfg: DictConfig) -> Config:
         "max_steps": config.max_steps,
         "batch_size": config.batch_size,
         "log_every": config.log_every,
+        "checkpoint_every": config.checkpoint_every,
         "model.width": config.model.width,
     }
     for key, value in positive.items():

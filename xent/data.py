@@ -73,22 +73,24 @@ def load(config: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split,
 
 
 def batches(
-    split: Split, batch_size: int, seed: int, steps: int
+    split: Split, batch_size: int, seed: int, steps: int, start: int = 0
 ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]]:
-    """`steps` batches for training: in each epoch every image once, in an order drawn anew.
+    """The batches of a training of `steps` steps, after the first `start`.
+
+    In each epoch every image comes once, in an order drawn anew.
 
     The draws of an epoch, its order, crops and flips, depend on `seed` and the number of the epoch alone: they come
     from a CPU generator and are moved to the device once an epoch. What does not fill a last batch is left out.
     """
     per_epoch = split.steps_per_epoch(batch_size)
-    for epoch in range(-(-steps // per_epoch)):
+    for epoch in range(start // per_epoch, -(-steps // per_epoch)):
         generator = np.random.default_rng((seed, epoch))
         order = _to(split, generator.permutation(len(split)))
         augmented = split.crop_padding > 0 or split.flip
         if augmented:
             corner = _to(split, generator.integers(0, 2 * split.crop_padding + 1, (len(split), 2)))
             flipped = _to(split, generator.random(len(split)) < 0.5 * split.flip)
-        for step in range(epoch * per_epoch, min((epoch + 1) * per_epoch, steps)):
+        for step in range(max(epoch * per_epoch, start), min((epoch + 1) * per_epoch, steps)):
             position = slice(step % per_epoch * batch_size, (step % per_epoch + 1) * batch_size)
             chosen = order[position]
             if augmented:

@@ -1,5 +1,9 @@
-"""The one exception for what a person can put right."""
+"""The two exceptions for a person to read, in one line: what happened, what was expected, what to do."""
 
 
 class BadInput(Exception):
-    """What was given cannot be used. The message is one line: what was given, what was expected, what to do."""
+    """What was given cannot be used. Nothing was changed."""
+
+
+class Stopped(Exception):
+    """A training had to stop. The last checkpoint is kept."""

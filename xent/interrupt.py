@@ -8,8 +8,8 @@ from types import FrameType
 
 
 @contextmanager
-def interrupted_between_steps() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until the function that this gives is called, which then raises KeyboardInterrupt.
+def interrupted_between_steps() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back. The function that this gives tells whether it came, for the caller to stop.
 
     Raised wherever it happens to come, it could leave TensorBoard's queue locked, or be lost where none may be raised.
     A second Ctrl-C is not held back. Outside the main thread, where Python allows no handlers, nothing is held back.
@@ -22,15 +22,11 @@ def interrupted_between_steps() -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
         asked = True
 
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
     if threading.current_thread() is not threading.main_thread():
-        yield check
+        yield lambda: False
         return
     before = signal.signal(signal.SIGINT, hold_back)
     try:
-        yield check
+        yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)

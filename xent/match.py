@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from xent import checkpoint
+from xent.config import NO_EFFECT
 from xent.errors import BadInput
+from xent.resume import how_to_resume
 from xent.trace import FILE, Trace
 
-NO_EFFECT = ("log_every", "data.root")  # settings that a run does not depend on
 DEFAULT_REFERENCE = {"loss": "torch"}
 
 
@@ -35,12 +37,13 @@ def load_runs(folders: Iterable[Path]) -> list[Trace]:
     """
     traces = []
     for folder in folders:
-        inside = sorted(file.parent for file in folder.glob(f"*/{FILE}"))
-        traces += [Trace.load(run) for run in ([folder] if (folder / FILE).exists() else inside or [folder])]
+        inside = sorted({file.parent for name in (FILE, checkpoint.FILE) for file in folder.glob(f"*/{name}")})
+        for run in [folder] if (folder / FILE).exists() else inside or [folder]:
+            if (run / checkpoint.FILE).exists() and not (run / FILE).exists():
+                raise BadInput(f"{run} is not finished: go on with it, {how_to_resume(run)}")
+            traces.append(Trace.load(run))
     for trace in traces:
         trace.name = _what_differs(trace, traces)
-        if trace.step < len(trace.losses):
-            raise BadInput(f"{trace.name} was stopped at step {trace.step} of {len(trace.losses)}: train it again")
     return traces
 
 

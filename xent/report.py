@@ -16,11 +16,12 @@ from rich.table import Table
 from xent import tensorboard
 from xent.match import without
 from xent.trace import Trace
-from xent.verdict import DIFFERENT, UNKNOWN, Gaps, Verdict
+from xent.verdict import DIFFERENT, NOTHING_LEARNED, UNKNOWN, Gaps, Verdict
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*PX"
 NO_FLOOR = "no floor to judge by: train the reference with nudge=0,1,2,3 too"
+NOTHING_TO_TELL = "nothing learned: neither loss fell, which tells nothing; train longer or with another optimizer.lr"
 Rows = list[list[str]]  # the first is the header
 
 
@@ -41,6 +42,8 @@ def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
         _print(title, rows)
     if any(verdict.word == UNKNOWN for verdict in verdicts):
         print(NO_FLOOR)
+    if any(verdict.word == NOTHING_LEARNED for verdict in verdicts):
+        print(NOTHING_TO_TELL)
     print(os.path.relpath(folder))
 
 

@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 from xent.data import Split, batches
+from xent.nonfinite import Nonfinite
 from xent.parity import parity
 from xent.trace import Trace, is_probe_step
 
@@ -33,8 +34,9 @@ def fit(
     reference: nn.Module | None = None,
     log: Callable[[int, dict[str, float]], None] = lambda step, scalars: None,
     after_step: Callable[[], None] = lambda: None,
+    on_nonfinite: Callable[[Nonfinite], None] | None = None,
 ) -> None:
-    """Train `model` for as many steps as `trace` has room for, and record them there.
+    """Train `model` from step `trace.step` on for as many steps as `trace` has room for, and record them there.
 
     The host waits for the device only to log, every `log_every` steps, and to evaluate, after each epoch.
 
@@ -45,13 +47,17 @@ def fit(
         reference: the loss that `loss` is held against on the logits of every logged step; see xent.parity.
         log: takes the number of steps made and the scalars then known, by their TensorBoard tags.
         after_step: is called when all of a step is recorded, and may raise to stop there.
+        on_nonfinite: is called when the loss is NaN or infinite, before the weights change; on other devices than the
+            CPU, where the host would have to wait for every loss, at the next logged step.
     """
     device = train.labels.device
     steps = len(trace.losses)
     steps_per_epoch = train.steps_per_epoch(batch_size)
-    trace.probe_logits[0] = predict(model, test, PROBE, autocast)
+    if trace.step == 0:
+        trace.probe_logits[0] = predict(model, test, PROBE, autocast)
     model.train()
-    for step, (images, target) in enumerate(batches(train, batch_size, seed, steps), start=1):
+    finite = trace.step  # as many losses as are known to be
+    for step, (images, target) in enumerate(batches(train, batch_size, seed, steps, trace.step), trace.step + 1):
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             logits = model(images)
             value = loss(logits, target)
@@ -60,8 +66,15 @@ def fit(
             logits.retain_grad()
         optimizer.zero_grad()
         value.backward()
-        optimizer.step()
         trace.losses[step - 1] = value.detach()
+        if on_nonfinite and (logged or device.type == "cpu"):
+            if not trace.losses[finite:step].isfinite().all():
+                first = finite + int(trace.losses[finite:step].isfinite().int().argmin())
+                batch = next(batches(train, batch_size, seed, first + 1, first))
+                lr = schedule.get_last_lr()[0]
+                on_nonfinite(Nonfinite(first + 1, step, lr, trace.losses[first], *batch, logits, model))
+            finite = step
+        optimizer.step()
         if logged:
             accuracy = (logits.argmax(dim=1) == target).float().mean()
             gradient_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -17,6 +17,7 @@ IDENTICAL = "bitwise identical"
 SAME = "same within rounding"
 DIFFERENT = "different"
 UNKNOWN = "no floor"
+NOTHING_LEARNED = "nothing learned"
 
 # Decades above the floor that rounding does not explain over one seed; over n, a mean, the square root of n less.
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
@@ -31,7 +32,7 @@ class Verdict:
     Attributes:
         settings: what the candidate's runs share.
         pairs: the runs, each beside its reference.
-        word: one of the four above.
+        word: one of the five above.
         gap: between candidate and reference at the probe steps, the geometric mean over the runs.
         floor: the same between nudged reference runs and the one that is not; empty if there is none.
         floor_range: the smallest and the largest gap that the floor is the mean of.
@@ -99,6 +100,8 @@ def _verdict(pairs: list[Pair]) -> Verdict:
         left_floor = steps[int(left.argmax())] if word == DIFFERENT and left.any() else None
     if all(bitwise_identical(pair.candidate, pair.reference) for pair in pairs):
         word = IDENTICAL
+    if not any(trace.moved() for pair in pairs for trace in (pair.candidate, pair.reference)):
+        word = NOTHING_LEARNED  # and alike in that: it tells nothing of the loss
 
     start = float(np.mean([gap(pair.candidate.probe_logits[0], pair.reference.probe_logits[0]) for pair in pairs]))
     return Verdict(
