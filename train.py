@@ -17,8 +17,9 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from xent import config
 from xent.errors import BadInput, Stopped
@@ -37,11 +38,13 @@ def main(cfg: DictConfig) -> None:
     try:
         keep_own_target(cfg, HydraConfig.get())
         run(cfg, HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task), folder)
-    except (BadInput, HydraException) as error:
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
         discard(folder)
         refuse(error)
     except Stopped as error:
         print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # when the other runs of the sweep are trained
         raise SystemExit(1) from None
     except OSError as error:  # not one of making the folder, which comes before
         traceback.print_exception(error)
@@ -56,6 +59,8 @@ def main(cfg: DictConfig) -> None:
 def keep_own_target(cfg: DictConfig, hydra_config: HydraConf) -> None:
     """Let `loss._target_=...` mean loss=custom alone: in a sweep over several losses, Hydra sets it for all of them."""
     own = config.own_target(hydra_config.runtime.choices["loss"])
+    if "_target_" not in cfg.loss:
+        raise BadInput(f"configs/loss/{hydra_config.runtime.choices['loss']}.yaml has no _target_: get it back")
     if own and cfg.loss._target_ != own:
         if hydra_config.mode is not RunMode.MULTIRUN:
             raise BadInput(f"loss._target_={cfg.loss._target_}: expected beside loss=custom, add that")
@@ -68,6 +73,16 @@ def discard(folder: Path) -> None:
         folder.rmdir()
     if [path.name for path in folder.parent.iterdir()] == ["multirun.yaml"]:
         shutil.rmtree(folder.parent)
+
+
+def unreadable_yaml() -> Path | None:
+    """The file of configs/ that is damaged."""
+    for file in (Path(__file__).parent / "configs").rglob("*.yaml"):
+        try:
+            OmegaConf.load(file)
+        except (YAMLError, UnicodeDecodeError):
+            return file
+    return None
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -88,5 +103,10 @@ if __name__ == "__main__":
         main()
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         refuse(error)
+    except (YAMLError, UnicodeDecodeError) as error:
+        refuse(BadInput(f"{unreadable_yaml()} cannot be read ({error}): get it back"))
+    except Stopped:
+        print("not compared: a run had to stop", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         refuse(BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."))

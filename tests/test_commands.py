@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import PROJECT, command, small, the_line
 from published_files import write_mnist
+from runs import differences
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 DATA = f"data.root={PROJECT / 'data'}"
@@ -130,6 +131,30 @@ def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path) -> No
     (folder,) = (tmp_path / "outputs").iterdir()
     assert folder.name[19:].startswith("_loss=article,model=mlp")
     assert result.stdout.splitlines()[-1] == str(Path("outputs") / folder.name)
+
+
+def test_runs_of_a_parallel_sweep_do_not_disturb_each_other(tmp_path: Path) -> None:
+    overrides = small(nudge="0,1", precision="float64", seed=0)
+    for name, how in {"serial": [], "parallel": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]}.items():
+        into = f"hydra.sweep.dir={tmp_path / name}"
+        result = command("train.py", "-m", "loss=torch,scratch", *overrides, into, *how, OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+    runs = [path.name for path in (tmp_path / "serial").glob("loss=*")]
+    assert len(runs) == 4
+    for name in runs:
+        assert differences(tmp_path / "serial" / name, tmp_path / "parallel" / name) == []
+    serial, parallel = (tmp_path / name / "comparison" / "report.md" for name in ("serial", "parallel"))
+    assert serial.read_text() == parallel.read_text()
+
+
+def test_a_run_that_had_to_stop_does_not_stop_its_sweep(tmp_path: Path) -> None:
+    overrides = ["-m", "loss=torch", "optimizer.lr=1e30,0.05", *small(), f"hydra.sweep.dir={tmp_path}"]
+    result = command("train.py", *overrides)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "the loss is nan at step 2" in result.stderr
+    assert result.stderr.splitlines()[-1] == "not compared: a run had to stop"
+    assert [file.parent.name.split(",")[1] for file in tmp_path.glob("*/trace.npz")] == ["optimizer.lr=0.05"]
 
 
 def test_a_sweep_without_a_reference_says_why_there_is_no_comparison(tmp_path: Path) -> None:

@@ -60,25 +60,27 @@ def save(folder: Path, training: Training, overrides: list[str], log: dict[str, 
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint in a folder that is not damaged; None if there is none.
+    """The newest checkpoint in a folder that is not damaged, a newer one put aside; None if there is none.
 
     Raises:
         BadInput: there are but damaged ones.
     """
-    damaged = []
+    damaged: dict[Path, str] = {}
     for file in (folder / FILE, folder / PREVIOUS):
         if not file.exists():  # the newest has no name yet if the run was killed while it was to get one
             continue
         try:
             saved = _read(file)
         except BadInput as error:
-            damaged.append(str(error))
+            damaged[file] = str(error)
             continue
-        if damaged:
-            print(f"{damaged[0]}: going back to step {len(saved['losses'])}, {file.name}", file=sys.stderr)
+        for newer, fault in damaged.items():
+            aside = newer.rename(newer.with_suffix(".damaged"))
+            step = len(saved["losses"])
+            print(f"{fault}: it is now {aside.name}, going back to step {step}, {file.name}", file=sys.stderr)
         return saved
     if damaged:
-        raise BadInput(f"{'; '.join(damaged)}: train the run again in another folder")
+        raise BadInput(f"{'; '.join(damaged.values())}: train the run again in another folder")
     return None
 
 

@@ -1,5 +1,6 @@
 """Files that are whole at every moment, and folders that one process writes at a time."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -36,9 +37,11 @@ def write_whole(file: Path, content: bytes | memoryview, previous: Path | None =
 
 def cannot_write(file: Path, error: OSError, size: int) -> Stopped:
     """What to say when `size` bytes of a file could not be written."""
+    says = f"cannot write {file} ({error.strerror})"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Stopped(says)
     free = shutil.disk_usage(file.parent).free
-    room = f"it needs {_megabytes(size)}, and {_megabytes(free)} are free in {file.parent}"
-    return Stopped(f"cannot write {file} ({error.strerror}): {room}; make room")
+    return Stopped(f"{says}: it needs {_megabytes(size)}, and {_megabytes(free)} are free there; make room")
 
 
 def _megabytes(size: int) -> str:
