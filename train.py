@@ -46,14 +46,14 @@ def main(cfg: DictConfig) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise  # when the other runs of the sweep are trained
         raise SystemExit(1) from None
-    except OSError as error:  # not one of making the folder, which comes before
-        traceback.print_exception(error)
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         discard(folder)
         kept = f"to go on: {how_to_resume(folder)}" if folder.exists() else "before training began"
         print(f"stopped; {kept}", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:  # a mistake, ours or in what was named as loss._target_
+        traceback.print_exception(error)
+        raise SystemExit(1) from None
 
 
 def keep_own_target(cfg: DictConfig, hydra_config: HydraConf) -> None:
@@ -101,8 +101,6 @@ if __name__ == "__main__":
     try:
         sys.argv[1:] = resumed(sys.argv[1:])
         main()
-    except (BadInput, HydraException, OmegaConfBaseException) as error:
-        refuse(error)
     except (YAMLError, UnicodeDecodeError) as error:
         refuse(BadInput(f"{unreadable_yaml()} cannot be read ({error}): get it back"))
     except Stopped:
@@ -110,3 +108,5 @@ if __name__ == "__main__":
         raise SystemExit(1) from None
     except OSError as error:
         refuse(BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."))
+    except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
+        refuse(error)

@@ -181,6 +181,9 @@ def _check_modules(model: object, loss: object, classes: int) -> None:
         if not isinstance(module, nn.Module):
             raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
     assert isinstance(loss, nn.Module)
-    value = loss(torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64))
+    try:
+        value = loss(torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64))
+    except Exception as error:  # anyone's loss may raise anything
+        raise BadInput(f"the loss does not take 2 rows of logits ({type(error).__name__}: {error})") from error
     if value.ndim > 0:
         raise BadInput(f"the loss of 2 rows of logits is of shape {tuple(value.shape)}: expected one number")
