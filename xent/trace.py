@@ -44,12 +44,13 @@ class Trace:
     name: str = ""
 
     def moved(self) -> bool:
-        """Whether the losses so far fell: by more than three standard errors from their first tenth to their last.
+        """Whether the losses so far fell: by more than three standard errors from their first tenth to their last,
+        of 50 steps at most.
 
         The noise of a tenth is told by the differences of neighbours, in which its own fall counts little. Losses that
         are NaN did not fall; nor those that were thrown far and came back. Of less than 20 nothing can be told: True.
         """
-        count = max(5, self.step // 10)
+        count = min(max(5, self.step // 10), 50)
         if self.step < 20:
             return True
         first, last = (part.double() for part in (self.losses[:count], self.losses[self.step - count : self.step]))
