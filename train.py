@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
 def keep_own_target(cfg: DictConfig, hydra_config: HydraConf) -> None:
     """Let `loss._target_=...` mean loss=custom alone: in a sweep over several losses, Hydra sets it for all of them."""
     own = config.own_target(hydra_config.runtime.choices["loss"])
-    if "_target_" not in cfg.loss:
+    if "_target_" not in cfg.loss.keys():  # a value not set, ???, counts as not in it
         raise BadInput(f"configs/loss/{hydra_config.runtime.choices['loss']}.yaml has no _target_: get it back")
     if own and cfg.loss._target_ != own:
         if hydra_config.mode is not RunMode.MULTIRUN:
@@ -106,6 +106,8 @@ if __name__ == "__main__":
     except Stopped:
         print("not compared: a run had to stop", file=sys.stderr)
         raise SystemExit(1) from None
+    except HydraException as error:  # some of which are OSErrors too
+        refuse(error)
     except OSError as error:
         refuse(BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."))
     except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
