@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
 def keep_own_target(cfg: DictConfig, hydra_config: HydraConf) -> None:
     """Let `loss._target_=...` mean loss=custom alone: in a sweep over several losses, Hydra sets it for all of them."""
     own = config.own_target(hydra_config.runtime.choices["loss"])
-    if "_target_" not in cfg.loss.keys():  # a value not set, ???, counts as not in it
+    if "_target_" not in list(cfg.loss):  # not in cfg.loss: it counts a value of ??? as not there
         raise BadInput(f"configs/loss/{hydra_config.runtime.choices['loss']}.yaml has no _target_: get it back")
     if own and cfg.loss._target_ != own:
         if hydra_config.mode is not RunMode.MULTIRUN:

@@ -1,6 +1,6 @@
 """Whether memory stays flat under load, and TensorBoard opens what is left: python -m benchmarks.load [device=cuda]
 
-A sweep of a hundred runs, and a run of 100,000 steps: resident memory when a fifth is done and at the end, and the
+A sweep of a hundred runs, and a run of 100,000 steps: resident memory half-way and at the end, and the
 seconds until a TensorBoard server that was started on them lists every run and gives the last point of a curve.
 """
 
@@ -72,7 +72,7 @@ def opened(folder: Path, runs: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    columns = "load", "seconds", "MB when a fifth is done", "MB at the end", "TensorBoard, seconds", "last step"
+    columns = "load", "seconds", "MB half-way", "MB at the end", "TensorBoard, seconds", "last step"
     result = table("Load", *columns, on=device())
     for name, arguments in LOADS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -81,8 +81,8 @@ def main() -> None:
             used = samples([*arguments, *SMALL, f"{into}={folder}/runs", "~hydra.callbacks.compare"])
             seconds = time.perf_counter() - start
             shown, last = opened(Path(folder), runs=100 if "-m" in arguments else 1)
-        fifth = used[len(used) // 5]
-        result.add_row(name, f"{seconds:.0f}", f"{fifth:.0f}", f"{used[-1]:.0f}", f"{shown:.1f}", str(last))
+        half, end = used[len(used) // 2], used[-1]
+        result.add_row(name, f"{seconds:.0f}", f"{half:.0f}", f"{end:.0f}", f"{shown:.1f}", str(last))
     CONSOLE.print(result)
 
 
