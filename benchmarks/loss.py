@@ -51,6 +51,7 @@ def peak_bytes(step: Step, device: torch.device) -> int:
         before = torch.cuda.memory_allocated()
         step()
         return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes of its start and stop
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     held = most = 0
@@ -62,7 +63,6 @@ def peak_bytes(step: Step, device: torch.device) -> int:
 
 
 def main() -> None:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes of its start and stop
     on = device()
     compiled = option("compiled", "true") == "true"
     names = list(steps(torch.zeros(1, 2), torch.zeros(1), compiled))

@@ -14,7 +14,7 @@ PROOFS = {
     "as it is": (),
     "one seed": ("seed=0",),
     "one seed, 5 nudges": ("seed=0", "nudge=0,1,2,3,4,5"),
-    "one seed, model=cnn": ("seed=0", "model=cnn"),
+    "one seed, model=cnn, two losses": ("seed=0", "model=cnn", "loss=torch,scratch"),
 }
 
 

@@ -34,8 +34,8 @@ from xent.training import PROBE, evaluate, fit
 
 MODELS = {"mlp": partial(models.mlp, width=128), "cnn": partial(models.cnn, width=24)}
 STEPS = {"mlp": 468, "cnn": 234}  # an epoch and half of one
-LOADED = 117  # steps with a DataLoader
-ROUNDS = {"mlp": 7, "cnn": 5}
+LOADED = 60  # steps with a DataLoader
+ROUNDS = 5
 LOSSES = {"torch": nn.CrossEntropyLoss, "scratch": xent.CrossEntropyLoss, "fused": xent.FusedCrossEntropyLoss}
 MNIST = Data("MNIST", str(PROJECT / "data"), mean=[0.1307], std=[0.3081])
 BATCH = 128
@@ -103,7 +103,7 @@ def main() -> None:
         all_ways = ways(name, train, test)
         for way in all_ways.values():
             way()  # warms up
-        rounds = a_step(name, interleaved(all_ways, ROUNDS[name]))
+        rounds = a_step(name, interleaved(all_ways, ROUNDS))
         for way in all_ways:
             figures = ratio(rounds, way, "floor"), ratio(rounds, way, "fit, torch")
             result.add_row(name, way, f"{typical(rounds, way) * 1e3:.3f}", *(f"{figure:.3f}" for figure in figures))
