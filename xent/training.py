@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Callable
+from math import isfinite
 
 import torch
 from jaxtyping import Float
@@ -68,7 +69,8 @@ def fit(
         value.backward()
         trace.losses[step - 1] = value.detach()
         if on_nonfinite and (logged or device.type == "cpu"):
-            if not trace.losses[finite:step].isfinite().all():
+            others = trace.losses[finite : step - 1]  # none on the CPU, where every loss is looked at
+            if not (isfinite(value.item()) and (len(others) == 0 or others.isfinite().all())):
                 first = finite + int(trace.losses[finite:step].isfinite().int().argmin())
                 batch = next(batches(train, batch_size, seed, first + 1, first))
                 lr = schedule.get_last_lr()[0]
