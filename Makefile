@@ -4,8 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 device ?= cpu
+logdir ?= outputs
+port ?= 6006
 
-.PHONY: help compare test torture bench tensorboard lint clean
+.PHONY: help compare test torture bench tensorboard docs lint clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -26,7 +28,11 @@ bench: $(INSTALLED) ## time everything that is waited for; device=cuda for a GPU
 	done
 
 tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
-	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1
+	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0'
+	$(BIN)/tensorboard --logdir $(logdir) --host 127.0.0.1 --port $(port)
+
+docs: $(INSTALLED) ## write every number and picture of docs/ anew
+	$(BIN)/python -m docs
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 import json
+from math import log10
 from pathlib import Path
 
 import pytest
 from runs import nudged, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from xent.match import pairs
 from xent.report import report
@@ -55,14 +57,33 @@ def test_the_picture_is_a_picture(folder: Path) -> None:
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_tensorboard_reads_gap_and_floor_picture_and_verdict(folder: Path) -> None:
+def test_tensorboard_draws_losses_and_gaps_over_each_other_and_the_floor(folder: Path) -> None:
+    def scalars(run: str) -> dict[str, list[tuple[int, float]]]:
+        events = EventAccumulator(str(folder / run)).Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    gap = "log10 of the gap/torch"
+    assert scalars("scratch")[gap] == [(step, pytest.approx(log10(0.25))) for step in (1, 2, 4)], "no gap has no log"
+    assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
+    assert scalars("torch") == {"loss/torch": [(i, pytest.approx(2 - (i - 1) / 3)) for i in (1, 2, 3, 4)]}
+    assert scalars("scratch")["loss/torch"] == [(i, pytest.approx(2.25 - (i - 1) / 3)) for i in (1, 2, 3, 4)]
+
+
+def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
     events = EventAccumulator(str(folder)).Reload()
-    gap = [(event.step, event.value) for event in events.Scalars("gap/scratch")]
-    assert gap == [(0, 0), (1, 0.25), (2, 0.25), (4, 0.25)]
-    assert [event.value for event in events.Scalars("gap/floor: torch nudged")] == pytest.approx([1e-14] * 3, rel=0.1)
     assert events.Tags()["images"] == ["curves"]
     (text,) = events.Tensors("verdict/text_summary")
     assert b"same within rounding" in text.tensor_proto.string_val[0]
+    (layout,) = events.Tensors("custom_scalars__config__")
+    (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    assert section.title == "against torch | different: scratch; same within rounding: article"
+    assert [chart.multiline.tag for chart in section.chart] == [["loss/torch$"], [r"log10\ of\ the\ gap/torch$"]]
+
+
+def test_a_long_curve_is_thinned_to_what_tensorboard_shows(tmp_path: Path) -> None:
+    reported(tmp_path, run("torch", steps=2500), run("scratch", steps=2500))
+    curve = EventAccumulator(str(tmp_path / "torch")).Reload().Scalars("loss/torch")
+    assert [event.step for event in curve] == list(range(3, 2501, 3))
 
 
 def test_candidates_are_named_by_all_that_differs(tmp_path: Path) -> None:
@@ -95,5 +116,6 @@ def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:
 def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     for shift in (0.25, 0.5):
         reported(tmp_path, run("torch"), run("scratch", shift=shift))
-    (events,) = tmp_path.glob("events*")
-    assert [event.value for event in EventAccumulator(str(events)).Reload().Scalars("gap/scratch")][-1] == 0.5
+    (events,) = (tmp_path / "scratch").glob("events*")
+    curve = EventAccumulator(str(events)).Reload().Scalars("log10 of the gap/torch")
+    assert curve[-1].value == pytest.approx(log10(0.5))

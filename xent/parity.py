@@ -16,7 +16,8 @@ def parity(logits: Tensor, target: Tensor, value: Tensor, reference: nn.Module) 
         reference: the loss to hold it against.
 
     Returns:
-        `parity/loss_error` and `parity/gradient_error`, and the same of the reference in the precision of the logits.
+        `train_parity/loss_error` and `train_parity/gradient_error`, and the same of the reference in the precision of
+        the logits.
     """
     assert logits.grad is not None
     exact_device = "cpu" if logits.device.type == "mps" else logits.device  # Apple's GPUs have no float64
@@ -28,7 +29,9 @@ def parity(logits: Tensor, target: Tensor, value: Tensor, reference: nn.Module) 
     norm = torch.linalg.vector_norm
     gradient_errors = norm(gradients - exact[1], dim=(1, 2)) / norm(exact[1])
     tags = ("loss_error", "reference_loss_error", "gradient_error", "reference_gradient_error")
-    return {f"parity/{tag}": error for tag, error in zip(tags, torch.cat([loss_errors, gradient_errors]).tolist())}
+    return {
+        f"train_parity/{tag}": error for tag, error in zip(tags, torch.cat([loss_errors, gradient_errors]).tolist())
+    }
 
 
 def _value_and_gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

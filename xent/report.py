@@ -3,7 +3,7 @@
 import json
 import os
 from itertools import cycle
-from math import isfinite
+from math import isfinite, log10
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from xent import tensorboard
 from xent.match import without
@@ -35,9 +36,7 @@ def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
     (folder / "report.md").write_text(page)
     figure = _draw(named, by)
     figure.savefig(folder / "curves.png", dpi=150)
-    curves = {f"gap/{name}": verdict.gap for name, verdict in named.items()}
-    curves |= {f"gap/{name}": floor for name, floor in _floors(named, by).items()}
-    tensorboard.write_comparison(folder, curves, page, figure)
+    tensorboard.write_comparison(folder, *_curves(named, by), page, figure)
     for title, rows in tables.items():
         _print(title, rows)
     if any(verdict.word == UNKNOWN for verdict in verdicts):
@@ -65,6 +64,41 @@ def _contexts(named: dict[str, Verdict], by: str) -> dict[str, list[str]]:
         shared.setdefault(without(verdict.pairs[0].reference, by, "seed", "nudge"), []).append(name)
     settings = [named[names[0]].pairs[0].reference.settings for names in shared.values()]
     return dict(zip(_names(settings, by), shared.values()))
+
+
+def _curves(named: dict[str, Verdict], by: str) -> tuple[tensorboard.Curves, tensorboard.Layout]:
+    """For TensorBoard: in each context the losses of the first seed, and the gaps in decades, a run a candidate.
+
+    The verdicts are the title of the two charts.
+    """
+    curves: tensorboard.Curves = {}
+    layout: tensorboard.Layout = {}
+    for context, names in _contexts(named, by).items():
+        verdicts = dict(zip(_names([named[name].settings for name in names], by), (named[name] for name in names)))
+        (first, *_) = verdicts.values()
+        reference = first.pairs[0].reference
+        losses = {str(reference.settings[by]): reference.losses}
+        losses |= {name: verdict.pairs[0].candidate.losses for name, verdict in verdicts.items()}
+        gaps = {name: verdict.gap for name, verdict in verdicts.items()} | (
+            {"floor": first.floor} if first.floor else {}
+        )
+        tags = f"loss/{context}", f"log10 of the gap/{context}"
+        for name, each in losses.items():
+            curves.setdefault(name, {})[tags[0]] = _thinned(each)
+        for name, gap in gaps.items():
+            curves.setdefault(name, {})[tags[1]] = {step: log10(value) for step, value in gap.items() if value > 0}
+        found: dict[str, list[str]] = {}
+        for name, verdict in verdicts.items():
+            found.setdefault(verdict.word, []).append(name)
+        title = f"against {context} | {'; '.join(f'{word}: ' + ', '.join(those) for word, those in found.items())}"
+        layout[title] = dict(zip(("training loss", "log10 of the gap to the reference, and the floor"), tags))
+    return curves, layout
+
+
+def _thinned(losses: Tensor) -> dict[int, float]:
+    """The losses by their steps, at most as many as TensorBoard shows of a curve."""
+    every = -(-len(losses) // tensorboard.MOST_POINTS)
+    return dict(zip(range(every, len(losses) + 1, every), losses[every - 1 :: every].tolist()))
 
 
 def _floors(named: dict[str, Verdict], by: str) -> dict[str, Gaps]:

@@ -25,11 +25,12 @@ from xent.nonfinite import stop
 from xent.nudge import nudge
 from xent.progress import print_result, progress
 from xent.schedule import one_cycle
-from xent.tensorboard import EVENTS, FINAL, RunLog
+from xent.tensorboard import EVENTS, RunLog
 from xent.trace import FILE, Trace
 from xent.training import fit
 
 MOST_STEPS = 10**8  # their losses are kept
+FINAL = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")  # what is told of a run at its end
 
 
 def run(cfg: DictConfig, choices: dict[str, str], overrides: list[str], folder: Path) -> None:

@@ -12,12 +12,18 @@ from xent.errors import BadInput
 
 
 class CompareRuns(Callback):
+    """Compares by a setting with its value in the reference runs; see xent.compare.compare."""
+
+    def __init__(self, by: str = "loss", reference: str | None = None) -> None:
+        self.by = by
+        self.reference = reference
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            compare([folder])
+            compare([folder], self.by, self.reference)
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
         except Exception as error:  # Hydra would make it a warning and end as if all were well

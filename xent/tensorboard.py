@@ -1,6 +1,7 @@
 """What goes to TensorBoard."""
 
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -19,8 +20,11 @@ from xent.files import cannot_write
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # training draws nothing, and importing what could takes a tenth of its start
 
-FINAL = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")  # the metrics of the HParams page
 EVENTS = "events.out.tfevents."
+MOST_POINTS = 1000  # that TensorBoard shows of a curve
+
+Curves = dict[str, dict[str, dict[int, float]]]  # by their run and their tag, the values by their steps
+Layout = dict[str, dict[str, str]]  # of the tab CUSTOM SCALARS: by the titles of a section and a chart, the tag in it
 
 
 class RunLog:
@@ -37,7 +41,8 @@ class RunLog:
     def __init__(self, folder: Path, settings: dict[str, Any], position: dict[str, Any] | None = None) -> None:
         """Begin an event file in `folder`, or go on with one at a position that it was at before."""
         numbers_or_text = {key: value if type(value) in (int, float) else str(value) for key, value in settings.items()}
-        experiment, session_start, self._session_end = hparams(numbers_or_text, dict.fromkeys(FINAL, 0.0))
+        # Not the first, which says what columns HPARAMS has: without it they are of all runs, what differs first.
+        _, session_start, self._session_end = hparams(numbers_or_text, {})
         self.last: dict[str, float] = dict(position["last"]) if position else {}  # the newest value of every tag
         goes_on = position is not None and _cut_back(folder, position)
         name = position["file"] if position else f"{EVENTS}{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
@@ -48,7 +53,6 @@ class RunLog:
             rows = "".join(f"| `{key}` | `{value}` |\n" for key, value in settings.items())
             self._add(Event(file_version="brain.Event:2"))
             self._add(Event(summary=text("settings", f"| setting | value |\n|---|---|\n{rows}")))
-            self._add(Event(summary=experiment))
             self._add(Event(summary=session_start))
 
     def __enter__(self) -> Self:
@@ -103,13 +107,21 @@ def _cut_back(folder: Path, position: dict[str, Any]) -> bool:
     return True
 
 
-def write_comparison(folder: Path, curves: dict[str, dict[int, float]], page: str, picture: "Figure") -> None:
-    """Curves over the probe steps by their tags, a page and a picture, as the run `comparison` beside the others."""
-    for old in folder.glob(f"{EVENTS}*"):
+def write_comparison(folder: Path, curves: Curves, layout: Layout, page: str, picture: "Figure") -> None:
+    """Curves, a page and a picture, as the run `comparison` beside the others, and runs inside it."""
+    for old in folder.rglob(f"{EVENTS}*"):
         old.unlink()  # TensorBoard would draw the curves of an earlier comparison with them
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("verdict", page, 0)
         writer.add_figure("curves", picture, close=False)
-        for tag, curve in curves.items():
-            for step, value in curve.items():
-                writer.add_scalar(tag, value, step)
+        writer.add_custom_scalars(
+            {
+                section: {title: ["Multiline", [f"{re.escape(tag)}$"]] for title, tag in charts.items()}
+                for section, charts in layout.items()
+            }
+        )
+    for run, by_tag in curves.items():
+        with SummaryWriter(str(folder / run)) as writer:
+            for tag, curve in by_tag.items():
+                for step, value in curve.items():
+                    writer.add_scalar(tag, value, step)
