@@ -1,7 +1,14 @@
+from collections.abc import Callable
+from copy import deepcopy
+
 import pytest
 import torch
 from conftest import composed
 from hydra.utils import instantiate
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from xent import models
 
 SHAPES = {"mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100)}
 
@@ -20,3 +27,19 @@ def test_no_model_draws_anything_while_it_trains() -> None:
         state = torch.get_rng_state()
         network(torch.ones(4, 1, 28, 28))
         assert torch.equal(torch.get_rng_state(), state), model
+
+
+@pytest.mark.parametrize("width", [2, 4, 8, 16])
+@pytest.mark.parametrize("model", [models.cnn, models.resnet])
+def test_gradients_do_not_depend_on_the_layout(model: Callable[..., nn.Module], width: int) -> None:
+    """To rounding; of a unit at the edge of firing, which rounding may push over it, too."""
+    torch.manual_seed(0)
+    images, target = torch.randn(50, 3, 32, 32), torch.randint(10, (50,))
+    network = model((3, 32, 32), 10, width)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        each = deepcopy(network).to(memory_format=layout)
+        cross_entropy(each(images), target).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]))
+    plain, innermost = gradients
+    assert torch.linalg.vector_norm(plain - innermost) < 1e-2 * torch.linalg.vector_norm(plain)

@@ -137,7 +137,7 @@ def _train(
                 save()
             if asked():
                 raise KeyboardInterrupt
-            if end_of_epoch and not trace.moved():
+            if trace.step == steps_per_epoch and not trace.moved():
                 print(f"the loss did not fall in {trace.step} steps: this training learns nothing", file=sys.stderr)
 
         if position is None:
