@@ -4,7 +4,6 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 device ?= cpu
-logdir ?= outputs
 port ?= 6006
 
 .PHONY: help compare test torture bench tensorboard docs lint clean
@@ -29,7 +28,7 @@ bench: $(INSTALLED) ## time everything that is waited for; device=cuda for a GPU
 
 tensorboard: $(INSTALLED) ## show all runs under outputs/ in a browser
 	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0'
-	$(BIN)/tensorboard --logdir $(logdir) --host 127.0.0.1 --port $(port)
+	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --port $(port)
 
 docs: $(INSTALLED) ## write every number and picture of docs/ anew
 	$(BIN)/python -m docs

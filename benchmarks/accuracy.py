@@ -6,11 +6,12 @@ Some of its steps and some of its evaluation are timed, before our runs and afte
 """
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
@@ -36,7 +37,7 @@ def example_seconds() -> float:
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
     splits = [datasets.MNIST(MNIST.root, train=part, transform=transform) for part in (True, False)]
 
-    def train_on(loader: DataLoader) -> None:
+    def train_on(loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         model.train()
         for images, target in loader:
             optimizer.zero_grad()
@@ -44,7 +45,7 @@ def example_seconds() -> float:
             optimizer.step()
 
     @torch.no_grad()
-    def evaluate_on(loader: DataLoader) -> None:
+    def evaluate_on(loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         model.eval()
         for images, target in loader:
             nll_loss(model(images.to(on)), target.to(on), reduction="sum").item()
@@ -53,6 +54,7 @@ def example_seconds() -> float:
     batches = EXAMPLE_BATCH, EXAMPLE_TEST_BATCH
     for split, work, batch, timed in zip(splits, (train_on, evaluate_on), batches, (TIMED, TIMED // 20)):
         loader = DataLoader(Subset(split, range(timed * batch)), batch, shuffle=work is train_on)
+        work([next(iter(loader))])  # warms up
         total += EXAMPLE_EPOCHS * seconds(lambda work=work, loader=loader: work(loader)) * len(split) / (timed * batch)
     return total
 

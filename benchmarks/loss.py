@@ -62,6 +62,13 @@ def peak_bytes(step: Step, device: torch.device) -> int:
     return most
 
 
+def peak_in_logits(step: Step, logits: Tensor) -> float:
+    """The peak of a step in multiples of the logits, its gradient included."""
+    logits.grad = None
+    gc.collect()
+    return peak_bytes(step, logits.device) / (logits.numel() * logits.element_size())
+
+
 def main() -> None:
     on = device()
     compiled = option("compiled", "true") == "true"
@@ -82,11 +89,7 @@ def main() -> None:
         shape = f"{batch} x {classes}"
         ratios = [f"{ratio(rounds, name, 'torch'):.2f}" for name in others]
         times.add_row(shape, f"{typical(rounds, 'torch') * 1e6:.0f} us", *ratios)
-        peaks = []
-        for name in losses:
-            logits.grad = None
-            gc.collect()
-            peaks.append(f"{peak_bytes(each[name], on) / (logits.numel() * logits.element_size()):.1f}")
+        peaks = [f"{peak_in_logits(each[name], logits):.1f}" for name in losses]
         memory.add_row(shape, *peaks)
     for each_table in (times, memory):
         CONSOLE.print(each_table)

@@ -1,8 +1,11 @@
 """What the tests share. Shapes and dtypes in signatures are checked at run time while they run."""
 
 import os
+import runpy
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from subprocess import CompletedProcess, run
 from typing import Any
@@ -16,6 +19,7 @@ install_import_hook([f"xent.{module}" for module in CHECKED], "beartype.beartype
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, open_dict
 
 from xent import config
@@ -49,8 +53,23 @@ def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> Complet
     return run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def train_py(*arguments: str) -> CompletedProcess[str]:
+    """`python train.py ...` in this process, which has imported PyTorch already."""
+    output, errors, code = StringIO(), StringIO(), 0
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setenv("HYDRA_FULL_ERROR", "0")  # train.py sets it, for its process
+        patch.setattr(sys, "argv", ["train.py", *arguments])
+        try:
+            runpy.run_path(str(PROJECT / "train.py"), run_name="__main__")
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="how often each run of tests/test_torture.py is killed")
+    parser.addoption("--screenshots", help="the folder for the pictures that tests/test_browser.py takes")
 
 
 @pytest.fixture(autouse=True)

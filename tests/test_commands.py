@@ -38,7 +38,7 @@ def test_a_sweep_leaves_a_folder_a_run_and_their_comparison(sweep: Path) -> None
         files = sorted(path.name.split(".tfevents")[0] for path in (sweep / run).iterdir())
         assert files == [".hydra", ".lock", "checkpoint.previous.pt", "checkpoint.pt", "events.out", "trace.npz"]
     files = sorted(path.name.split(".tfevents")[0] for path in (sweep / "comparison").iterdir())
-    assert files == ["curves.png", "events.out", "report.md", "scratch", "torch", "verdict.json"]
+    assert files == ["curves", "curves.png", "events.out", "report.md", "verdict.json"]
     (figures,) = json.loads((sweep / "comparison" / "verdict.json").read_text()).values()
     assert 0 < figures["gap"]["50"] < 1e-2
     assert figures["runs"][0]["reference"]["settings"]["device"] in ("cpu", "cuda", "mps")

@@ -84,7 +84,7 @@ def test_a_run_is_named_by_what_its_command_line_changed() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     cfg, choices = composed(f"+experiment={experiment}")
-    assert choices["model"] == "mlp"
+    assert choices["model"] == ("resnet" if experiment == "cifar10" else "mlp")
     config.check(cfg)
 
 

@@ -32,6 +32,11 @@ def cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def cut_within_a_key(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: content.index(b"_size:")])
+
+
 def emptied(file: Path) -> None:
     file.write_bytes(b"")
 
@@ -232,7 +237,7 @@ def test_reading_data(fault: Fault, tmp_path: Path) -> None:
 
 CONFIGS = [
     Fault("train.yaml", emptied, "Could not override 'model'. No match in the defaults list. .*", 2),
-    Fault("train.yaml", cut_short, r"{run}/train\.yaml cannot be read \(while scanning .*\): get it back", 2),
+    Fault("train.yaml", cut_within_a_key, r"{run}/train\.yaml cannot be read \(while scanning .*\): get it back", 2),
     Fault(
         "train.yaml", unreadable, "Cannot find primary config 'train'. Check that it's in your config search path.", 2
     ),

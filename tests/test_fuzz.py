@@ -1,18 +1,14 @@
 """Whatever is on the command line: a training, or one clear line, never a traceback."""
 
-import io
 import os
 import resource
-import runpy
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from conftest import PROJECT
-from hydra.core.global_hydra import GlobalHydra
+from conftest import PROJECT, train_py
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -88,24 +84,6 @@ def _a_safe_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def outcome(arguments: list[str]) -> tuple[int, str]:
-    """The exit code of `python train.py` in this process, and its errors."""
-    errors = io.StringIO()
-    GlobalHydra.instance().clear()
-    os.environ.pop("HYDRA_FULL_ERROR", None)
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(errors),
-    ):
-        patch.setattr(sys, "argv", ["train.py", *arguments])
-        try:
-            runpy.run_path(str(PROJECT / "train.py"), run_name="__main__")
-        except SystemExit as end:
-            return int(end.code or 0), errors.getvalue()
-    return 0, errors.getvalue()
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited in Linux's way")
 @pytest.mark.usefixtures("_a_safe_place")
 @settings(max_examples=int(os.environ.get("FUZZ", "100")), deadline=None, suppress_health_check=list(HealthCheck))
@@ -119,8 +97,8 @@ def outcome(arguments: list[str]) -> tuple[int, str]:
 @example(["~loss"])
 @example(["resume="])
 def test_any_command_line_is_a_training_or_one_line(arguments: list[str]) -> None:
-    code, errors = outcome([*SMALL, *arguments])
-    lines = [line for line in errors.splitlines() if line.strip()]
-    assert code in (0, 1, 2), errors
-    assert "Traceback" not in errors
-    assert len(lines) == 1 or code == 0, errors
+    result = train_py(*SMALL, *arguments)
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert result.returncode in (0, 1, 2), result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(lines) == 1 or result.returncode == 0, result.stderr

@@ -59,14 +59,14 @@ def test_the_picture_is_a_picture(folder: Path) -> None:
 
 def test_tensorboard_draws_losses_and_gaps_over_each_other_and_the_floor(folder: Path) -> None:
     def scalars(run: str) -> dict[str, list[tuple[int, float]]]:
-        events = EventAccumulator(str(folder / run)).Reload()
+        events = EventAccumulator(str(folder / "curves" / run)).Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    gap = "log10 of the gap/torch"
+    gap, loss = f"log10 of the gap/{folder.parent.name}: torch", f"loss/{folder.parent.name}: torch"
     assert scalars("scratch")[gap] == [(step, pytest.approx(log10(0.25))) for step in (1, 2, 4)], "no gap has no log"
     assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
-    assert scalars("torch") == {"loss/torch": [(i, pytest.approx(2 - (i - 1) / 3)) for i in (1, 2, 3, 4)]}
-    assert scalars("scratch")["loss/torch"] == [(i, pytest.approx(2.25 - (i - 1) / 3)) for i in (1, 2, 3, 4)]
+    assert scalars("torch") == {loss: [(i, pytest.approx(2 - (i - 1) / 3)) for i in (1, 2, 3, 4)]}
+    assert scalars("scratch")[loss] == [(i, pytest.approx(2.25 - (i - 1) / 3)) for i in (1, 2, 3, 4)]
 
 
 def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
@@ -76,13 +76,15 @@ def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
     assert b"same within rounding" in text.tensor_proto.string_val[0]
     (layout,) = events.Tensors("custom_scalars__config__")
     (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
-    assert section.title == "against torch | different: scratch; same within rounding: article"
-    assert [chart.multiline.tag for chart in section.chart] == [["loss/torch$"], [r"log10\ of\ the\ gap/torch$"]]
+    sweep = folder.parent.name
+    assert section.title == f"{sweep}, against torch | different: scratch; same within rounding: article"
+    tags = [tag.replace("\\", "") for chart in section.chart for tag in chart.multiline.tag]
+    assert tags == [f"loss/{sweep}: torch$", f"log10 of the gap/{sweep}: torch$"]
 
 
 def test_a_long_curve_is_thinned_to_what_tensorboard_shows(tmp_path: Path) -> None:
     reported(tmp_path, run("torch", steps=2500), run("scratch", steps=2500))
-    curve = EventAccumulator(str(tmp_path / "torch")).Reload().Scalars("loss/torch")
+    curve = EventAccumulator(str(tmp_path / "curves" / "torch")).Reload().Scalars(f"loss/{tmp_path.parent.name}: torch")
     assert [event.step for event in curve] == list(range(3, 2501, 3))
 
 
@@ -113,9 +115,17 @@ def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:
     assert figures["largest_loss_difference"] is None
 
 
+def test_a_report_leaves_the_events_of_runs_below_it_alone(tmp_path: Path) -> None:
+    events = tmp_path / "run" / "events.out.tfevents.1"
+    events.parent.mkdir()
+    events.write_text("a run's")
+    reported(tmp_path, run("torch"), run("scratch", shift=0.1))
+    assert events.read_text() == "a run's"
+
+
 def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     for shift in (0.25, 0.5):
         reported(tmp_path, run("torch"), run("scratch", shift=shift))
-    (events,) = (tmp_path / "scratch").glob("events*")
-    curve = EventAccumulator(str(events)).Reload().Scalars("log10 of the gap/torch")
+    (events,) = (tmp_path / "curves" / "scratch").glob("events*")
+    curve = EventAccumulator(str(events)).Reload().Scalars(f"log10 of the gap/{tmp_path.parent.name}: torch")
     assert curve[-1].value == pytest.approx(log10(0.5))

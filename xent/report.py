@@ -36,7 +36,7 @@ def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
     (folder / "report.md").write_text(page)
     figure = _draw(named, by)
     figure.savefig(folder / "curves.png", dpi=150)
-    tensorboard.write_comparison(folder, *_curves(named, by), page, figure)
+    tensorboard.write_comparison(folder, *_curves(named, by, folder.resolve().parent.name), page, figure)
     for title, rows in tables.items():
         _print(title, rows)
     if any(verdict.word == UNKNOWN for verdict in verdicts):
@@ -66,10 +66,10 @@ def _contexts(named: dict[str, Verdict], by: str) -> dict[str, list[str]]:
     return dict(zip(_names(settings, by), shared.values()))
 
 
-def _curves(named: dict[str, Verdict], by: str) -> tuple[tensorboard.Curves, tensorboard.Layout]:
+def _curves(named: dict[str, Verdict], by: str, sweep: str) -> tuple[tensorboard.Curves, tensorboard.Layout]:
     """For TensorBoard: in each context the losses of the first seed, and the gaps in decades, a run a candidate.
 
-    The verdicts are the title of the two charts.
+    The verdicts are the title of the two charts, which show every curve of their tag: `sweep` tells it from others.
     """
     curves: tensorboard.Curves = {}
     layout: tensorboard.Layout = {}
@@ -82,7 +82,7 @@ def _curves(named: dict[str, Verdict], by: str) -> tuple[tensorboard.Curves, ten
         gaps = {name: verdict.gap for name, verdict in verdicts.items()} | (
             {"floor": first.floor} if first.floor else {}
         )
-        tags = f"loss/{context}", f"log10 of the gap/{context}"
+        tags = f"loss/{sweep}: {context}", f"log10 of the gap/{sweep}: {context}"
         for name, each in losses.items():
             curves.setdefault(name, {})[tags[0]] = _thinned(each)
         for name, gap in gaps.items():
@@ -90,7 +90,9 @@ def _curves(named: dict[str, Verdict], by: str) -> tuple[tensorboard.Curves, ten
         found: dict[str, list[str]] = {}
         for name, verdict in verdicts.items():
             found.setdefault(verdict.word, []).append(name)
-        title = f"against {context} | {'; '.join(f'{word}: ' + ', '.join(those) for word, those in found.items())}"
+        title = (
+            f"{sweep}, against {context} | {'; '.join(f'{word}: ' + ', '.join(those) for word, those in found.items())}"
+        )
         layout[title] = dict(zip(("training loss", "log10 of the gap to the reference, and the floor"), tags))
     return curves, layout
 

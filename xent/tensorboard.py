@@ -109,7 +109,8 @@ def _cut_back(folder: Path, position: dict[str, Any]) -> bool:
 
 def write_comparison(folder: Path, curves: Curves, layout: Layout, page: str, picture: "Figure") -> None:
     """Curves, a page and a picture, as the run `comparison` beside the others, and runs inside it."""
-    for old in folder.rglob(f"{EVENTS}*"):
+    own = folder / "curves"
+    for old in [*folder.glob(f"{EVENTS}*"), *own.glob(f"*/{EVENTS}*")]:
         old.unlink()  # TensorBoard would draw the curves of an earlier comparison with them
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("verdict", page, 0)
@@ -121,7 +122,7 @@ def write_comparison(folder: Path, curves: Curves, layout: Layout, page: str, pi
             }
         )
     for run, by_tag in curves.items():
-        with SummaryWriter(str(folder / run)) as writer:
+        with SummaryWriter(str(own / run.replace("/", "%2F"))) as writer:
             for tag, curve in by_tag.items():
                 for step, value in curve.items():
                     writer.add_scalar(tag, value, step)

@@ -1,0 +1,45 @@
+"""The pictures of docs/cross-entropy.md that no training draws, on a white ground, told apart without colour."""
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from docs.cross_entropy import slopes
+
+MARKED = (0.99, 0.5, 0.1, 0.01)
+
+
+def surprise() -> Figure:
+    """The surprise over the probability of what came."""
+    figure, axes, p = _over_p("surprise, -log p")
+    axes.plot(p, -p.log(), color="black")
+    for at in MARKED:
+        value = -torch.tensor(at).log().item()
+        axes.plot(at, value, "ko")
+        left = at > 0.9
+        where = {"xytext": (-8 if left else 8, 8), "textcoords": "offset points", "ha": "right" if left else "left"}
+        axes.annotate(f"p = {at:g}: {value:.2f}", (at, value), **where)
+    axes.set_ylim(-0.2, 6)
+    return figure
+
+
+def derivatives() -> Figure:
+    """How much the logit of what came is told to grow, of two classes, by cross entropy and by the squared error."""
+    figure, axes, p = _over_p("how much its logit is told to grow")
+    for label, slope, style in zip(("cross entropy", "half the squared error"), slopes(p), ("-", "--")):
+        axes.plot(p, slope.abs(), style, label=label)
+    axes.legend()
+    return figure
+
+
+def _over_p(what: str) -> tuple[Figure, Axes, Tensor]:
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="p, given to the class that came", ylabel=what)
+    axes.grid(alpha=0.3)
+    return figure, axes, torch.linspace(0.002, 0.998, 499, dtype=torch.float64)
+
+
+PICTURES = {"surprise.png": surprise, "slopes.png": derivatives}
+DPI = 120

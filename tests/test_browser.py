@@ -1,0 +1,133 @@
+"""What a person sees of a sweep in TensorBoard: the page itself, in Chromium.
+
+With --screenshots FOLDER, the pictures of README.md are written there.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, command
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+LOSSES = ("torch", "scratch")
+PATIENCE = 60_000  # milliseconds
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no browser here; Debian's is apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where `make tensorboard` shows a sweep over two losses and two nudges."""
+    folder = tmp_path_factory.mktemp("browser")
+    result = command("train.py", "-m", "+experiment=switch", f"hydra.sweep.dir={folder / 'outputs' / 'switch'}")
+    assert result.returncode == 0, result.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = f"BIN={Path(sys.executable).parent}", "--old-file", ".venv/installed", "-f", str(PROJECT / "Makefile")
+    make = ["make", "--no-print-directory", "tensorboard", *here, f"port={port}"]
+    # TensorBoard lists some things in the order of a set. The tests may themselves be run by make.
+    environment = os.environ | {"PYTHONHASHSEED": "0", "MAKEFLAGS": ""}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
+    with subprocess.Popen(make, cwd=folder, env=environment, **quiet) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1]  # the line says where the verdict is
+        os.killpg(server.pid, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+
+
+@pytest.fixture
+def show(address: str, browser: Browser, pytestconfig: pytest.Config) -> Iterator[Callable[[str, int, int], Page]]:
+    """A function that opens a tab in a window of some size. At the end of the test its picture is taken."""
+    pages: dict[str, Page] = {}
+
+    def opened(tab: str, width: int, height: int) -> Page:
+        page = pages[tab] = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(PATIENCE)
+        for _ in range(PATIENCE // 1000):  # until TensorBoard listens
+            try:
+                page.goto(f"{address.partition('#')[0]}?smoothing=0#{tab}")
+                break
+            except Exception:
+                page.wait_for_timeout(1000)
+        return page
+
+    yield opened
+    folder = pytestconfig.getoption("screenshots")
+    for tab, page in pages.items():
+        if folder and tab != "images":  # which shows the date
+            page.wait_for_timeout(3000)  # for what is still moving
+            picture = Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(128)
+            picture.save(Path(folder) / f"tensorboard_{tab.partition('&')[0]}.png", optimize=True)
+        page.close()
+
+
+def seen(locator: Locator) -> None:
+    expect(locator.first).to_be_visible(timeout=PATIENCE)
+
+
+def test_the_first_thing_seen_is_the_curves_the_gap_with_the_floor_and_the_verdict(
+    address: str, show: Callable[[str, int, int], Page]
+) -> None:
+    page = show(address.partition("#")[2], 1100, 760)
+    seen(page.get_by_text("switch, against torch | same within rounding: scratch"))
+    for title in ("training loss", "log10 of the gap to the reference, and the floor"):
+        seen(page.get_by_text(title, exact=True))
+    expect(page.get_by_text("Matches (2)")).to_have_count(2, timeout=PATIENCE)
+    for run in ("torch", "scratch", "floor"):
+        seen(page.get_by_text(f"switch/comparison/curves/{run}", exact=True))
+    page.get_by_label("Write a regex to filter runs").fill("comparison")
+    page.get_by_text("Ignore outliers in chart scaling").click()
+
+
+def test_one_chart_shows_the_training_loss_of_every_run(show: Callable[[str, int, int], Page]) -> None:
+    page = show("timeseries", 1250, 640)
+    page.get_by_role("combobox", name="Filter tags").fill("^train/loss$")
+    page.get_by_role("button", name="Settings").first.click()  # which makes room
+    card = page.locator("scalar-card").filter(has_text="train/loss")
+    expect(card).to_have_count(1, timeout=PATIENCE)
+    runs = page.locator("runs-data-table")
+    for loss in LOSSES:
+        for nudge in (0, 1):
+            name = f"switch/loss={loss},nudge={nudge}"
+            seen(runs.get_by_text(name))
+            seen(card.get_by_text(name))
+
+
+def test_the_verdict_is_there_as_a_page_and_as_a_picture(show: Callable[[str, int, int], Page]) -> None:
+    page = show("text", 1250, 560)
+    page.get_by_label("Filter tags").fill("verdict")
+    cell = page.get_by_role("cell", name="same within rounding", exact=True)
+    seen(cell)
+    page = show("images", 1250, 640)
+    picture = page.locator("img")
+    seen(picture)
+    assert picture.first.evaluate("image => image.naturalWidth") > 500
+
+
+def test_the_table_of_settings_lists_every_run_with_its_figures(show: Callable[[str, int, int], Page]) -> None:
+    page = show("hparams", 1700, 340)
+    for header in ("loss", "nudge", "test/accuracy", "test/loss"):
+        seen(page.get_by_text(header, exact=True))
+    for loss in LOSSES:
+        expect(page.get_by_text(re.compile(f"^switch/loss={loss},"))).to_have_count(2, timeout=PATIENCE)
