@@ -23,7 +23,7 @@ from xent.match import load_runs
 SEEDS = range(5)
 MODELS = {"cnn": (), "cnn, model.width=16": ("model.width=16",)}
 EXAMPLE_EPOCHS, EXAMPLE_BATCH, EXAMPLE_TEST_BATCH = 4, 64, 1000
-TIMED = 40  # batches to train on, and a twentieth of them to evaluate
+TIMED = 20  # batches to train on, and a twentieth of them to evaluate
 
 
 def example_seconds() -> float:

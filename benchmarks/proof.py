@@ -12,9 +12,9 @@ from xent.match import load_runs
 
 PROOFS = {
     "as it is": (),
-    "one seed": ("seed=0",),
-    "one seed, 5 nudges": ("seed=0", "nudge=0,1,2,3,4,5"),
-    "one seed, model=cnn, two losses": ("seed=0", "model=cnn", "loss=torch,scratch"),
+    "one seed, two losses": ("seed=0", "loss=torch,scratch"),
+    "the same, five nudges": ("seed=0", "loss=torch,scratch", "nudge=0,1,2,3,4,5"),
+    "the same, two nudges, model=cnn": ("seed=0", "loss=torch,scratch", "model=cnn"),
 }
 
 

@@ -17,12 +17,12 @@ from xent.trace import Trace
 from xent.verdict import judge
 
 SWITCHES = [  # its name, off, on, model, steps
-    ("channels_last", "False", "True", "cnn", 60),
+    ("channels_last", "False", "True", "cnn", 40),
     ("optimizer.fused", "False", "True", "mlp", 120),
-    ("precision", "float32", "bfloat16", "cnn", 60),
-    ("machine.threads", "1", "2", "cnn", 60),
+    ("precision", "float32", "bfloat16", "cnn", 40),
+    ("machine.threads", "1", "2", "cnn", 40),
     ("compile", "False", "True", "mlp", 120),
-    ("compile", "False", "True", "resnet", 60),
+    ("compile", "False", "True", "resnet", 40),
 ]
 PRECISIONS = {"resnet": ("float32",), "mlp": ("float32",)}  # what is left out takes long
 ONCE = ("seed=0", "nudge=0,1")  # for compile

@@ -1,4 +1,4 @@
-"""Writes every number and picture of docs/ anew: python -m docs
+"""Writes every number and picture of docs/ anew, and the README's verdict: python -m docs
 
 The pages of TensorBoard too, where there is a browser.
 """
@@ -29,6 +29,7 @@ def main() -> None:
     shutil.rmtree(PROOF, ignore_errors=True)
     proof = [sys.executable, "train.py", "-m", "+experiment=proof", f"hydra.sweep.dir={PROOF}"]
     subprocess.run(proof, cwd=DOCS.parent, check=True)
+    renew(DOCS.parent / "README.md")
     shutil.copy(PROOF / "comparison" / "curves.png", DOCS)
     browser = [sys.executable, "-m", "pytest", "tests/test_browser.py", "-rs", f"--screenshots={DOCS}"]
     subprocess.run(browser, cwd=DOCS.parent, check=True)

@@ -7,19 +7,17 @@ from torch import Tensor
 
 from docs.cross_entropy import slopes
 
-MARKED = (0.99, 0.5, 0.1, 0.01)
+MARKED = {0.99: (-80, 18), 0.5: (8, 8), 0.1: (8, 8), 0.01: (8, 8)}  # and where the label stands, in points from there
 
 
 def surprise() -> Figure:
     """The surprise over the probability of what came."""
     figure, axes, p = _over_p("surprise, -log p")
     axes.plot(p, -p.log(), color="black")
-    for at in MARKED:
+    for at, offset in MARKED.items():
         value = -torch.tensor(at).log().item()
         axes.plot(at, value, "ko")
-        left = at > 0.9
-        where = {"xytext": (-8 if left else 8, 8), "textcoords": "offset points", "ha": "right" if left else "left"}
-        axes.annotate(f"p = {at:g}: {value:.2f}", (at, value), **where)
+        axes.annotate(f"p = {at:g}: {value:.2f}", (at, value), offset, textcoords="offset points")
     axes.set_ylim(-0.2, 6)
     return figure
 
