@@ -18,7 +18,7 @@ from xent.testing import learning_verdict
 
 def code(*functions: Callable[..., object]) -> None:
     """Print functions as a block of code."""
-    print("```python", "\n\n".join(inspect.getsource(function).rstrip() for function in functions), "```", sep="\n")
+    print("```python", "\n\n\n".join(inspect.getsource(function).rstrip() for function in functions), "```", sep="\n")
 
 
 def body(function: Callable[..., object]) -> None:
