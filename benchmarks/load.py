@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 from benchmarks.measure import CONSOLE, PROJECT, device, option, table
 
-SMALL = ["model=mlp", "model.width=16", "batch_size=64"]
+SMALL = ["model=mlp", "model.width=16", "batch_size=64", "optimizer.lr=0.02"]
 LOADS = {
     "100 runs": ["-m", "loss=torch,scratch", f"seed={','.join(map(str, range(50)))}", "max_steps=20"],
     "100,000 steps": ["max_steps=100000", "epochs=1000", "log_every=10"],

@@ -36,7 +36,9 @@ def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
     (folder / "report.md").write_text(page)
     figure = _draw(named, by)
     figure.savefig(folder / "curves.png", dpi=150)
-    tensorboard.write_comparison(folder, *_curves(named, by, folder.resolve().parent.name), page, figure)
+    sweep = folder.resolve().parent.name
+    curves, layout = _curves(named, by, sweep), _layout(named, by, sweep)
+    tensorboard.write_comparison(folder, curves, layout, page, figure)
     for title, rows in tables.items():
         _print(title, rows)
     if any(verdict.word == UNKNOWN for verdict in verdicts):
@@ -66,35 +68,48 @@ def _contexts(named: dict[str, Verdict], by: str) -> dict[str, list[str]]:
     return dict(zip(_names(settings, by), shared.values()))
 
 
-def _curves(named: dict[str, Verdict], by: str, sweep: str) -> tuple[tensorboard.Curves, tensorboard.Layout]:
-    """For TensorBoard: in each context the losses of the first seed, and the gaps in decades, a run a candidate.
+def _by_context(named: dict[str, Verdict], by: str) -> dict[str, dict[str, Verdict]]:
+    """The verdicts by what their candidates share, then by what is compared."""
+    return {
+        context: dict(zip(_names([named[name].settings for name in names], by), (named[name] for name in names)))
+        for context, names in _contexts(named, by).items()
+    }
 
-    The verdicts are the title of the two charts, which show every curve of their tag: `sweep` tells it from others.
-    """
+
+def _tags(sweep: str, context: str) -> tuple[str, str]:
+    """The tags of the losses and the gaps: with the sweep in them, since a chart shows every curve of its tag."""
+    return f"loss/{sweep}: {context}", f"log10 of the gap/{sweep}: {context}"
+
+
+def _curves(named: dict[str, Verdict], by: str, sweep: str) -> tensorboard.Curves:
+    """For TensorBoard, a run a candidate: in each context the losses of the first seed, and the gaps in decades."""
     curves: tensorboard.Curves = {}
-    layout: tensorboard.Layout = {}
-    for context, names in _contexts(named, by).items():
-        verdicts = dict(zip(_names([named[name].settings for name in names], by), (named[name] for name in names)))
+    for context, verdicts in _by_context(named, by).items():
         (first, *_) = verdicts.values()
         reference = first.pairs[0].reference
         losses = {str(reference.settings[by]): reference.losses}
         losses |= {name: verdict.pairs[0].candidate.losses for name, verdict in verdicts.items()}
-        gaps = {name: verdict.gap for name, verdict in verdicts.items()} | (
-            {"floor": first.floor} if first.floor else {}
-        )
-        tags = f"loss/{sweep}: {context}", f"log10 of the gap/{sweep}: {context}"
+        gaps = {name: verdict.gap for name, verdict in verdicts.items()}
+        gaps |= {"floor": first.floor} if first.floor else {}
+        of_loss, of_gap = _tags(sweep, context)
         for name, each in losses.items():
-            curves.setdefault(name, {})[tags[0]] = _thinned(each)
+            curves.setdefault(name, {})[of_loss] = _thinned(each)
         for name, gap in gaps.items():
-            curves.setdefault(name, {})[tags[1]] = {step: log10(value) for step, value in gap.items() if value > 0}
+            curves.setdefault(name, {})[of_gap] = {step: log10(value) for step, value in gap.items() if value > 0}
+    return curves
+
+
+def _layout(named: dict[str, Verdict], by: str, sweep: str) -> tensorboard.Layout:
+    """For TensorBoard, the two charts of each context, with the verdicts as their title."""
+    layout: tensorboard.Layout = {}
+    for context, verdicts in _by_context(named, by).items():
         found: dict[str, list[str]] = {}
         for name, verdict in verdicts.items():
             found.setdefault(verdict.word, []).append(name)
-        title = (
-            f"{sweep}, against {context} | {'; '.join(f'{word}: ' + ', '.join(those) for word, those in found.items())}"
-        )
-        layout[title] = dict(zip(("training loss", "log10 of the gap to the reference, and the floor"), tags))
-    return curves, layout
+        words = "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items())
+        charts = "training loss", "log10 of the gap to the reference, and the floor"
+        layout[f"{sweep}, against {context} | {words}"] = dict(zip(charts, _tags(sweep, context)))
+    return layout
 
 
 def _thinned(losses: Tensor) -> dict[int, float]:

@@ -69,9 +69,8 @@ def fit(
         value.backward()
         trace.losses[step - 1] = value.detach()
         if on_nonfinite and (logged or device.type == "cpu"):
-            others = trace.losses[
-                finite : step - 1
-            ]  # none on the CPU, where `all` of none would cost more than the rest
+            # on the CPU there are no others, and `all` of none would cost more than the rest
+            others = trace.losses[finite : step - 1]
             if not (isfinite(value.item()) and (len(others) == 0 or others.isfinite().all())):
                 first = finite + int(trace.losses[finite:step].isfinite().int().argmin())
                 batch = next(batches(train, batch_size, seed, first + 1, first))
