@@ -16,16 +16,14 @@ from xent.match import load_runs, pairs
 from xent.trace import Trace
 from xent.verdict import judge
 
-SWITCHES = [  # its name, off, on, model, steps
-    ("channels_last", "False", "True", "cnn", 40),
-    ("optimizer.fused", "False", "True", "mlp", 120),
-    ("precision", "float32", "bfloat16", "cnn", 40),
-    ("machine.threads", "1", "2", "cnn", 40),
-    ("compile", "False", "True", "mlp", 120),
-    ("compile", "False", "True", "resnet", 40),
+SWITCHES = [  # its name, off, on, model, steps, precisions
+    ("channels_last", "False", "True", "cnn", 40, ("float32", "float64")),
+    ("optimizer.fused", "False", "True", "mlp", 120, ("float32", "float64")),
+    ("precision", "float32", "bfloat16", "cnn", 40, ("",)),
+    ("machine.threads", "1", "2", "cnn", 40, ("float32",)),
+    ("compile", "False", "True", "mlp", 120, ("float32",)),
+    ("compile", "False", "True", "resnet", 40, ("float32",)),
 ]
-PRECISIONS = {"resnet": ("float32",), "mlp": ("float32",)}  # what is left out takes long
-ONCE = ("seed=0", "nudge=0,1")  # for compile
 
 
 def sweep(switch: str, values: tuple[str, str], folder: str, *overrides: str) -> tuple[str, list[Trace]]:
@@ -44,13 +42,13 @@ def main() -> None:
     on = device()
     columns = "model", "precision", "time", "compiled in, pays back after", "verdict", "decades above floor", "nudged"
     result = table("Switches", "switch", "", *columns, on=on)
-    for switch, before, after, model, steps in SWITCHES:
+    for switch, before, after, model, steps, precisions in SWITCHES:
         if switch == "machine.threads" and on.type != "cpu":
             continue
-        for precision in ("float32",) if switch == "precision" else PRECISIONS.get(model, ("float32", "float64")):
+        for precision in precisions:
             with tempfile.TemporaryDirectory() as folder:
-                repeated = ONCE if switch == "compile" else ("seed=0,1", "nudge=0,1,2")
-                settings = [] if switch == "precision" else [f"precision={precision}"]
+                repeated = ("seed=0", "nudge=0,1") if switch == "compile" else ("seed=0,1", "nudge=0,1,2")
+                settings = [f"precision={precision}"] if precision else []
                 overrides = [f"model={model}", f"max_steps={steps}", *repeated, *settings]
                 printed, runs = sweep(switch, (before, after), folder, *overrides)
                 found = pairs(runs, switch, before)
