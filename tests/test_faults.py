@@ -331,7 +331,11 @@ def test_two_at_once(run: Path) -> None:
 
 
 RESUME = {
-    "a folder that is not there": ("resume=nowhere", r"resume=nowhere: no checkpoint\.pt is there, .*", 2),
+    "a folder that is not there": (
+        "resume=nowhere",
+        "resume=nowhere: there is no such folder, expected the folder of a run",
+        2,
+    ),
     "another seed": (
         "resume={run} seed=3",
         "{run} holds a run with seed=0, not 3: give its settings, or another folder",

@@ -7,6 +7,7 @@ from runs import nudged, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+from xent.compare import compare
 from xent.match import pairs
 from xent.report import report
 from xent.trace import Trace
@@ -97,6 +98,14 @@ def test_candidates_are_named_by_all_that_differs(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["custom, their.A", "custom, their.B"]
 
 
+def test_a_reference_run_that_matches_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, trace in {"a": run("torch"), "b": run("scratch"), "c": run("torch", seed=1)}.items():
+        (tmp_path / name).mkdir()
+        trace.save(tmp_path / name)
+    compare([tmp_path])
+    assert capsys.readouterr().out.endswith("the reference of no other run, so not used: c\n")
+
+
 def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reported(tmp_path, run("torch"), run("scratch"))
     assert (tmp_path / "curves.png").exists()
@@ -105,7 +114,7 @@ def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path, capsys: pytest
 
 def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reported(tmp_path, run("torch"), run("scratch", shift=0.1))
-    assert "no floor to judge by: train the reference with nudge=0,1,2,3 too" in capsys.readouterr().out
+    assert "no floor to judge by: train the reference with nudge=0,1,2 too" in capsys.readouterr().out
 
 
 def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 import xent
+from xent.errors import BadInput
 from xent.impostors import gradient_scaled
 from xent.testing import assert_same_learning, learning_verdict
 
@@ -50,10 +51,32 @@ def test_nan_is_different() -> None:
         assert_same_learning(lambda logits, target: logits.sum() * torch.nan)
 
 
+def test_a_fixed_number_in_place_of_the_batch_size_is_different() -> None:
+    for size in (32, 64, 128):
+        with pytest.raises(AssertionError):
+            assert_same_learning(
+                lambda logits, target, n=size: nn.functional.cross_entropy(logits, target, reduction="sum") / n
+            )
+
+
+def test_what_cannot_be_trained_with_is_refused() -> None:
+    given = r"the loss of logits \[2, 10\] and class indices \[2\] "
+    refused = {
+        "cannot be computed .TypeError: ": lambda logits: logits.sum(),
+        "is a float: expected a tensor of one number": lambda logits, target: logits.sum().item(),
+        r"is of shape .2,.: expected one number": nn.CrossEntropyLoss(reduction="none"),
+        "has no gradient: ": lambda logits, target: logits.detach().sum(),
+    }
+    for says, loss in refused.items():
+        with pytest.raises(BadInput, match=given + says):
+            assert_same_learning(loss)
+
+
 def test_it_leaves_the_loss_and_the_random_state_alone() -> None:
-    state, loss = torch.get_rng_state(), nn.CrossEntropyLoss(torch.ones(3))
+    state, threads, loss = torch.get_rng_state(), torch.get_num_threads(), nn.CrossEntropyLoss(torch.ones(3))
     assert_same_learning(loss, nn.CrossEntropyLoss(torch.ones(3)), classes=3)
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
     assert loss.weight is not None and loss.weight.dtype == torch.float32
 
 

@@ -26,8 +26,13 @@ def compare(folders: list[Path], by: str = "loss", reference: str | None = None,
         BadInput: the runs cannot be compared.
     """
     traces = load_runs(folders)
-    verdicts = judge(pairs(traces, by, reference))
+    found = pairs(traces, by, reference)
+    verdicts = judge(found)
     report(verdicts, output or common_parent(traces) / "comparison", by)
+    used = {id(trace) for pair in found for trace in (pair.candidate, *pair.references)}
+    unused = [trace.name for trace in traces if id(trace) not in used]
+    if unused:
+        print(f"the reference of no other run, so not used: {', '.join(unused)}")
     words = {verdict.word for verdict in verdicts}
     return 1 if DIFFERENT in words else 2 if words & {UNKNOWN, NOTHING_LEARNED} else 0
 
@@ -39,7 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
         "--by", default="loss", help="the setting that is compared, as device or optimizer.lr; %(default)s"
     )
     parser.add_argument("--reference", help="its value in the reference runs; torch for losses")
-    parser.add_argument("--output", type=Path, help="where to write the report; comparison/ beside the runs")
+    parser.add_argument(
+        "--output", type=Path, help="where to write the report, over what is there; comparison/ beside the runs"
+    )
     given = parser.parse_args(arguments)
     try:
         raise SystemExit(compare(given.runs, given.by, given.reference, given.output))

@@ -104,7 +104,7 @@ def _reference_value(traces: list[Trace], by: str, wanted: str | None) -> str:
     if value is None:
         raise BadInput(f"--by {by}: give --reference, one of {', '.join(values)}")
     if value not in values:
-        raise BadInput(_nothing(traces, by, value))
+        raise BadInput(f"no run has {by}={value}: train one, or compare with --reference, one of {', '.join(values)}")
     return value
 
 

@@ -21,8 +21,17 @@ from xent.verdict import DIFFERENT, NOTHING_LEARNED, UNKNOWN, Gaps, Verdict
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*PX"
-NO_FLOOR = "no floor to judge by: train the reference with nudge=0,1,2,3 too"
+NO_FLOOR = "no floor to judge by: train the reference with nudge=0,1,2 too"
 NOTHING_TO_TELL = "nothing learned: neither loss fell, which tells nothing; train longer or with another optimizer.lr"
+LEGEND = """
+The gap is the distance of a run's logits of 256 test images from the reference's, over the length of those: a geometric
+mean over seeds. The floor is the gap that a nudge of the reference's first weights by one ULP makes.
+
+- decades above floor: powers of ten between gap and floor, the mean over steps and seeds
+- nudged runs reach: the most decades that one nudge of the reference is above the other nudges
+- left floor at step: the first at which the gap of a different run is above all of those
+- losses differ by: the most that any one training loss differs from the reference's, of all steps and runs
+"""
 Rows = list[list[str]]  # the first is the header
 
 
@@ -30,7 +39,7 @@ def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
     """Print the verdicts; write `verdict.json`, `report.md`, `curves.png` and TensorBoard events into `folder`."""
     named = dict(zip(_names([verdict.settings for verdict in verdicts], by), verdicts))
     tables = {"Verdict": _verdicts(named, by), "Gap to the reference, after so many steps": _gaps(named, by)}
-    page = "\n".join(_markdown(title, rows) for title, rows in tables.items())
+    page = "\n".join(_markdown(title, rows) for title, rows in tables.items()) + LEGEND
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "verdict.json").write_text(json.dumps({name: _figures(v) for name, v in named.items()}, indent=2))
     (folder / "report.md").write_text(page)

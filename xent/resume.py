@@ -25,7 +25,8 @@ def resumed(arguments: list[str]) -> list[str]:
         raise BadInput(f"resume={folder}: a sweep is finished by its own command with hydra.sweep.dir={folder}")
     saved = checkpoint.load(folder)
     if saved is None:
-        raise BadInput(f"resume={folder}: no {checkpoint.FILE} is there, expected the folder of a run")
+        found = f"no {checkpoint.FILE} is there" if folder.is_dir() else "there is no such folder"
+        raise BadInput(f"resume={folder}: {found}, expected the folder of a run")
     overrides = [override for override in saved["overrides"] if override not in given]
     for override in overrides:
         if "_target_" in override or "${" in override or override.lstrip("+~").startswith(("hydra", "-")):

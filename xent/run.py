@@ -16,6 +16,7 @@ from xent import config as configuration
 from xent.checkpoint import Training
 from xent.compilation import compile_ahead
 from xent.config import Config, OnNonfinite, Precision
+from xent.contract import check_loss
 from xent.data import Split, batches, load
 from xent.device import machine, prepare
 from xent.errors import BadInput, Stopped
@@ -87,7 +88,10 @@ def _set_up(config: Config, settings: dict[str, Any], train: Split) -> Training:
     torch.manual_seed(config.seed)  # weights are drawn on the CPU in float32, whatever the device and precision
     model = instantiate(config.model, train.shape, train.classes)
     loss = instantiate(config.loss)
-    _check_modules(model, loss, train.classes)
+    for name, module in {"model": model, "loss": loss}.items():
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
+    check_loss(loss, train.classes)
     dtype, device = train.mean.dtype, train.labels.device
     model = model.to(dtype)
     nudge(model, config.nudge)
@@ -174,17 +178,3 @@ def _reference(loss: dict[str, Any]) -> nn.Module:
     """PyTorch's loss with those of the arguments of `loss` that it knows."""
     known = inspect.signature(nn.CrossEntropyLoss).parameters
     return nn.CrossEntropyLoss(**{name: value for name, value in loss.items() if name in known})
-
-
-def _check_modules(model: object, loss: object, classes: int) -> None:
-    """Refuse, before anything is written, what cannot be trained."""
-    for name, module in {"model": model, "loss": loss}.items():
-        if not isinstance(module, nn.Module):
-            raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
-    assert isinstance(loss, nn.Module)
-    try:
-        value = loss(torch.zeros(2, classes), torch.zeros(2, dtype=torch.int64))
-    except Exception as error:  # anyone's loss may raise anything
-        raise BadInput(f"the loss does not take 2 rows of logits ({type(error).__name__}: {error})") from error
-    if value.ndim > 0:
-        raise BadInput(f"the loss of 2 rows of logits is of shape {tuple(value.shape)}: expected one number")

@@ -36,7 +36,7 @@ class Verdict:
         gap: between candidate and reference at the probe steps, the geometric mean over the runs.
         floor: the same between nudged reference runs and the one that is not; empty if there is none.
         floor_range: the smallest and the largest gap that the floor is the mean of.
-        excess: decades above the floor, the mean over probe steps and runs.
+        excess: decades above the floor, the mean over probe steps and runs; none of identical runs, or without a floor.
         largest_null: the largest excess of any nudge of the reference, judged against the other nudges.
         left_floor: the first probe step at which the gap left the floor.
         largest_loss_difference: between the training losses of a run and its reference, over all steps and runs.
@@ -98,8 +98,9 @@ def _verdict(pairs: list[Pair]) -> Verdict:
         word = DIFFERENT if excess > max(limit, largest_null) else SAME
         left = above.mean(axis=0) > np.maximum(limit, null_above.mean(axis=0).max(axis=0))
         left_floor = steps[int(left.argmax())] if word == DIFFERENT and left.any() else None
-    if all(bitwise_identical(pair.candidate, pair.reference) for pair in pairs):
-        word = IDENTICAL
+    identical = all(bitwise_identical(pair.candidate, pair.reference) for pair in pairs)
+    if identical:
+        word, excess = IDENTICAL, None
     if not any(trace.moved() for pair in pairs for trace in (pair.candidate, pair.reference)):
         word = NOTHING_LEARNED  # and alike in that: it tells nothing of the loss
 
@@ -108,7 +109,7 @@ def _verdict(pairs: list[Pair]) -> Verdict:
         settings={key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")},
         pairs=pairs,
         word=word,
-        gap={0: start} | dict(zip(steps, (10 ** drift.mean(axis=0)).tolist())),
+        gap={0: start} | dict(zip(steps, [0.0] * len(steps) if identical else (10 ** drift.mean(axis=0)).tolist())),
         floor=dict(zip(steps, (10 ** nulls.mean(axis=(0, 1))).tolist())) if nudges else {},
         floor_range=dict(zip(steps, zip(*((10 ** f(nulls, axis=(0, 1))).tolist() for f in (np.min, np.max)))))
         if nudges
