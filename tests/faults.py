@@ -10,7 +10,7 @@ class OutOfMemory(nn.CrossEntropyLoss):
     steps = 0
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        self.steps += input.requires_grad  # not those that only try the loss out
+        self.steps += input.requires_grad and len(target) > 2  # not those that only try the loss out
         if self.steps == 3:
             raise torch.OutOfMemoryError
         return super().forward(input, target)
