@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cogapp import Cog
 
+from docs.cross_entropy import PROOF
 from docs.pictures import DPI, PICTURES
 
 DOCS = Path(__file__).parent
 PAGE = DOCS / "cross-entropy.md"
-PROOF = DOCS.parent / "outputs" / "docs"
 
 
 def renew(page: Path) -> None:

@@ -15,6 +15,8 @@ from xent.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
 from xent.parity import parity
 from xent.testing import learning_verdict
 
+PROOF = Path(__file__).parents[1] / "outputs" / "docs"
+
 
 def code(*functions: Callable[..., object]) -> None:
     """Print functions as a block of code."""
@@ -44,7 +46,7 @@ def table(header: str, rows: Iterable[Iterable[object]]) -> None:
 
 def verdicts() -> None:
     """Print the table of the proof that docs/__main__.py has run."""
-    print((Path(__file__).parents[1] / "outputs/docs/comparison/report.md").read_text().split("\n\n")[1])
+    print((PROOF / "comparison" / "report.md").read_text().split("\n\n")[1])
 
 
 def beliefs() -> None:

@@ -86,13 +86,9 @@ def pairs(traces: list[Trace], by: str = "loss", reference: str | None = None) -
         unlike = [each for each in references if without(each, by, "nudge") != without(references[0], by, "nudge")]
         if unlike:
             raise BadInput(_why_not_matched(unlike[0], [each for each in references if each is not unlike[0]], by))
-        raise BadInput(_nothing(traces, by, value))
+        names = ", ".join(trace.name for trace in traces)
+        raise BadInput(f"nothing to compare among {names}: expected a run with {by}={value}, and others")
     return found
-
-
-def _nothing(traces: list[Trace], by: str, value: str) -> str:
-    names = ", ".join(trace.name for trace in traces)
-    return f"nothing to compare among {names}: expected a run with {by}={value}, and others"
 
 
 def _reference_value(traces: list[Trace], by: str, wanted: str | None) -> str:

@@ -45,8 +45,8 @@ def report(verdicts: list[Verdict], folder: Path, by: str = "loss") -> None:
     (folder / "report.md").write_text(page)
     figure = _draw(named, by)
     figure.savefig(folder / "curves.png", dpi=150)
-    sweep = folder.resolve().parent.name
-    curves, layout = _curves(named, by, sweep), _layout(named, by, sweep)
+    contexts, sweep = _by_context(named, by), folder.resolve().parent.name
+    curves, layout = _curves(contexts, by, sweep), _layout(contexts, sweep)
     tensorboard.write_comparison(folder, curves, layout, page, figure)
     for title, rows in tables.items():
         _print(title, rows)
@@ -90,10 +90,10 @@ def _tags(sweep: str, context: str) -> tuple[str, str]:
     return f"loss/{sweep}: {context}", f"log10 of the gap/{sweep}: {context}"
 
 
-def _curves(named: dict[str, Verdict], by: str, sweep: str) -> tensorboard.Curves:
+def _curves(contexts: dict[str, dict[str, Verdict]], by: str, sweep: str) -> tensorboard.Curves:
     """For TensorBoard, a run a candidate: in each context the losses of the first seed, and the gaps in decades."""
     curves: tensorboard.Curves = {}
-    for context, verdicts in _by_context(named, by).items():
+    for context, verdicts in contexts.items():
         (first, *_) = verdicts.values()
         reference = first.pairs[0].reference
         losses = {str(reference.settings[by]): reference.losses}
@@ -108,10 +108,10 @@ def _curves(named: dict[str, Verdict], by: str, sweep: str) -> tensorboard.Curve
     return curves
 
 
-def _layout(named: dict[str, Verdict], by: str, sweep: str) -> tensorboard.Layout:
+def _layout(contexts: dict[str, dict[str, Verdict]], sweep: str) -> tensorboard.Layout:
     """For TensorBoard, the two charts of each context, with the verdicts as their title."""
     layout: tensorboard.Layout = {}
-    for context, verdicts in _by_context(named, by).items():
+    for context, verdicts in contexts.items():
         found: dict[str, list[str]] = {}
         for name, verdict in verdicts.items():
             found.setdefault(verdict.word, []).append(name)
