@@ -25,8 +25,8 @@ from xent.training import fit
 
 ROUNDS = 5
 PIXELS = 28 * 28
-USUAL = {"images": 30_000, "batch": 128, "classes": 10}
-GROWN = {"images": (15_000, 60_000, 120_000), "batch": (32, 128, 512, 2048), "classes": (10, 100, 1000)}
+USUAL = {"images": 15_000, "batch": 128, "classes": 10}
+GROWN = {"images": (15_000, 60_000), "batch": (32, 128, 512, 2048), "classes": (10, 100, 1000)}
 MEMORY = (60_000, 240_000)
 
 

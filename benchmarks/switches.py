@@ -1,9 +1,8 @@
 """What each switch gains, and whether training stays the same: python -m benchmarks.switches [device=cuda]
 
 A switch is judged as a loss is, by `python -m xent.compare --by SWITCH`: runs with it against runs without, over two
-seeds, with two nudges as the floor; `compile`, which takes long, over one seed with one nudge. Its time is that between
-the first and the last logged step, over that of the run without it. `compile` starts from an empty cache; it pays back
-after so many steps.
+seeds, with two nudges as the floor; those that take long over fewer. Its time is that between the first and the last
+logged step, over that of the run without it. `compile` starts from an empty cache; it pays back after so many steps.
 """
 
 import re
@@ -16,19 +15,19 @@ from xent.match import load_runs, pairs
 from xent.trace import Trace
 from xent.verdict import judge
 
-SWITCHES = [  # its name, off, on, model, steps, precisions
-    ("channels_last", "False", "True", "cnn", 40, ("float32", "float64")),
-    ("optimizer.fused", "False", "True", "mlp", 120, ("float32", "float64")),
-    ("precision", "float32", "bfloat16", "cnn", 40, ("",)),
-    ("machine.threads", "1", "2", "cnn", 40, ("float32",)),
-    ("compile", "False", "True", "mlp", 120, ("float32",)),
-    ("compile", "False", "True", "resnet", 40, ("float32",)),
+SWITCHES = [  # its name, off, on, and the runs that are trained with each
+    ("channels_last", "False", "True", "model=cnn max_steps=40 precision=float32,float64 seed=0,1 nudge=0,1,2"),
+    ("optimizer.fused", "False", "True", "model=mlp max_steps=120 precision=float32,float64 seed=0,1 nudge=0,1,2"),
+    ("precision", "float32", "bfloat16", "model=cnn max_steps=40 seed=0,1 nudge=0,1"),
+    ("machine.threads", "1", "2", "model=cnn max_steps=40 seed=0,1 nudge=0,1,2"),
+    ("compile", "False", "True", "model=mlp max_steps=120 nudge=0,1"),
+    ("compile", "False", "True", "model=resnet max_steps=40 nudge=0,1"),
 ]
 
 
-def sweep(switch: str, values: tuple[str, str], folder: str, *overrides: str) -> tuple[str, list[Trace]]:
+def sweep(switch: str, values: tuple[str, str], folder: str, runs: str) -> tuple[str, list[Trace]]:
     """What the runs print that take these values of a switch in turn, and their traces."""
-    overrides = ("-m", "~hydra.callbacks.compare", *overrides)
+    overrides = ["-m", "~hydra.callbacks.compare", *runs.split()]
     if switch == "machine.threads":
         folders = [f"{folder}/{value}" for value in values]
         for value, each in zip(values, folders):
@@ -42,25 +41,23 @@ def main() -> None:
     on = device()
     columns = "model", "precision", "time", "compiled in, pays back after", "verdict", "decades above floor", "nudged"
     result = table("Switches", "switch", "", *columns, on=on)
-    for switch, before, after, model, steps, precisions in SWITCHES:
+    for switch, before, after, runs in SWITCHES:
         if switch == "machine.threads" and on.type != "cpu":
             continue
-        for precision in precisions:
-            with tempfile.TemporaryDirectory() as folder:
-                repeated = ("seed=0", "nudge=0,1") if switch == "compile" else ("seed=0,1", "nudge=0,1,2")
-                settings = [f"precision={precision}"] if precision else []
-                overrides = [f"model={model}", f"max_steps={steps}", *repeated, *settings]
-                printed, runs = sweep(switch, (before, after), folder, *overrides)
-                found = pairs(runs, switch, before)
-                times = [steps_seconds(p.candidate.folder) / steps_seconds(p.reference.folder) for p in found]
-                step = median(steps_seconds(p.reference.folder) for p in found) / (steps - 20)
-            (verdict,) = judge(found)
-            excess, null = (f"{decades:+.2f}" for decades in (verdict.excess or 0, verdict.largest_null or 0))
-            compiled = max(map(float, re.findall(r"compiled in (\S+) s", printed)), default=0)
-            pays = f"{compiled / step / (1 - median(times)):,.0f} steps" if median(times) < 1 else "never"
+        with tempfile.TemporaryDirectory() as folder:
+            printed, traces = sweep(switch, (before, after), folder, runs)
+            durations = {trace.folder: steps_seconds(trace.folder) for trace in traces}
+        compiled = max(map(float, re.findall(r"compiled in (\S+) s", printed)), default=0)
+        for verdict in judge(pairs(traces, switch, before)):
+            references = [durations[pair.reference.folder] for pair in verdict.pairs]
+            candidates = [durations[pair.candidate.folder] for pair in verdict.pairs]
+            time = median(candidate / reference for candidate, reference in zip(candidates, references))
+            step = median(references) / (traces[0].step - traces[0].settings["log_every"])
+            pays = f"{compiled / step / (1 - time):,.0f} steps" if time < 1 else "never"
             cost = f"{compiled:.0f} s, {pays}" if compiled else ""
-            judged = verdict.word, excess, null
-            result.add_row(switch, f"{before} to {after}", model, precision, f"{median(times):.2f}", cost, *judged)
+            excess, null = (f"{decades:+.2f}" for decades in (verdict.excess or 0, verdict.largest_null or 0))
+            of = verdict.settings["model"], verdict.settings["precision"]
+            result.add_row(switch, f"{before} to {after}", *of, f"{time:.2f}", cost, verdict.word, excess, null)
     CONSOLE.print(result)
 
 

@@ -16,7 +16,7 @@ from xent.parity import parity
 from xent.trace import Trace, is_probe_step
 
 PROBE = 256  # the first images of the test set, on which runs are compared
-CHUNK = 1000  # images that evaluation takes at once
+CHUNK = 500  # images that evaluation takes at once
 
 
 def fit(
