@@ -2,15 +2,26 @@
 
 A switch is judged as a loss is, by `python -m xent.compare --by SWITCH`: runs with it against runs without, over two
 seeds, with two nudges as the floor; those that take long over fewer. Its time is that between the first and the last
-logged step, over that of the run without it. `compile` starts from an empty cache; it pays back after so many steps.
+logged step, over that of the run without it.
+
+`compile` starts from an empty cache and gains so little that runs one after the other do not show it: its time is that
+of steps on one batch, by turns with and without, which say after how many it pays back.
 """
 
+import os
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measure import CONSOLE, device, steps_seconds, table, train
+import torch
+from torch import nn
+
+from benchmarks.measure import CONSOLE, device, interleaved, ratio, steps_seconds, table, train, typical
+from benchmarks.training import BATCH, MNIST, made, plain
+from xent.compilation import compile_ahead
+from xent.data import batches, load
 from xent.match import load_runs, pairs
 from xent.trace import Trace
 from xent.verdict import judge
@@ -23,6 +34,7 @@ SWITCHES = [  # its name, off, on, and the runs that are trained with each
     ("compile", "False", "True", "model=mlp max_steps=120 nudge=0,1"),
     ("compile", "False", "True", "model=resnet max_steps=40 nudge=0,1"),
 ]
+ROUNDS = 40  # of steps by turns
 
 
 def sweep(switch: str, values: tuple[str, str], folder: str, runs: str) -> tuple[str, list[Trace]]:
@@ -37,6 +49,26 @@ def sweep(switch: str, values: tuple[str, str], folder: str, runs: str) -> tuple
     return train(*overrides, TORCHINDUCTOR_CACHE_DIR=f"{folder}/cache"), load_runs([Path(folder)])
 
 
+def compiled(model: str, printed: str, cache: str) -> tuple[float, str]:
+    """A compiled step's time over one that is not, and what the runs paid for it, by what they printed."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # where the runs left what they compiled
+    split, _ = load(MNIST, device(), torch.float32)
+    batch = next(batches(split, BATCH, seed=0, steps=1))
+    ways = {}
+    for way in ("eager", "compiled"):
+        network, optimizer = made(model, split)
+        loss = nn.CrossEntropyLoss()
+        if way == "compiled":
+            compile_ahead(network, loss, *batch, autocast=False)
+        ways[way] = partial(plain, network, optimizer, [batch], loss)
+    interleaved(ways, 5)  # warms up
+    rounds = interleaved(ways, ROUNDS)
+    time = ratio(rounds, "compiled", "eager")
+    cost = max(map(float, re.findall(r"compiled in (\S+) s", printed)))
+    pays = f"{cost / typical(rounds, 'eager') / (1 - time):,.0f} steps" if time < 1 else "never"
+    return time, f"{cost:.0f} s, {pays}"
+
+
 def main() -> None:
     on = device()
     columns = "model", "precision", "time", "compiled in, pays back after", "verdict", "decades above floor", "nudged"
@@ -46,18 +78,18 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             printed, traces = sweep(switch, (before, after), folder, runs)
-            durations = {trace.folder: steps_seconds(trace.folder) for trace in traces}
-        compiled = max(map(float, re.findall(r"compiled in (\S+) s", printed)), default=0)
-        for verdict in judge(pairs(traces, switch, before)):
-            references = [durations[pair.reference.folder] for pair in verdict.pairs]
-            candidates = [durations[pair.candidate.folder] for pair in verdict.pairs]
-            time = median(candidate / reference for candidate, reference in zip(candidates, references))
-            step = median(references) / (traces[0].step - traces[0].settings["log_every"])
-            pays = f"{compiled / step / (1 - time):,.0f} steps" if time < 1 else "never"
-            cost = f"{compiled:.0f} s, {pays}" if compiled else ""
-            excess, null = (f"{decades:+.2f}" for decades in (verdict.excess or 0, verdict.largest_null or 0))
-            of = verdict.settings["model"], verdict.settings["precision"]
-            result.add_row(switch, f"{before} to {after}", *of, f"{time:.2f}", cost, verdict.word, excess, null)
+            seconds = {trace.folder: steps_seconds(trace.folder) for trace in traces}
+            for verdict in judge(pairs(traces, switch, before)):
+                model, precision = (verdict.settings[key] for key in ("model", "precision"))
+                time, cost = (
+                    median(seconds[p.candidate.folder] / seconds[p.reference.folder] for p in verdict.pairs),
+                    "",
+                )
+                if switch == "compile":
+                    time, cost = compiled(model, printed, f"{folder}/cache")
+                decades = (f"{found or 0:+.2f}" for found in (verdict.excess, verdict.largest_null))
+                row = f"{before} to {after}", model, precision, f"{time:.2f}", cost, verdict.word, *decades
+                result.add_row(switch, *row)
     CONSOLE.print(result)
 
 

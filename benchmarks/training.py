@@ -11,7 +11,7 @@ The evaluation of the 10,000 test images, which ends an epoch, is timed apart.
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
@@ -32,9 +33,13 @@ from xent.tensorboard import RunLog
 from xent.trace import Trace
 from xent.training import PROBE, evaluate, fit
 
-MODELS = {"mlp": partial(models.mlp, width=128), "cnn": partial(models.cnn, width=24)}
+MODELS = {
+    "mlp": partial(models.mlp, width=128),
+    "cnn": partial(models.cnn, width=24),
+    "resnet": partial(models.resnet, width=16),  # for benchmarks.switches
+}
 STEPS = {"mlp": 468, "cnn": 156}  # an epoch and a third of one
-LOADED = 40  # steps with a DataLoader
+LOADED = 20  # steps with a DataLoader
 ROUNDS = 5
 LOSSES = {"torch": nn.CrossEntropyLoss, "scratch": xent.CrossEntropyLoss, "fused": xent.FusedCrossEntropyLoss}
 MNIST = Data("MNIST", str(PROJECT / "data"), mean=[0.1307], std=[0.3081])
@@ -50,12 +55,16 @@ def made(name: str, split: Split) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 
 
-def plain(name: str, split: Split, fed: Iterable[tuple[Tensor, Tensor]]) -> None:
+def plain(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fed: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> None:
     """A training loop with nothing in it but what `fed` does to make a batch."""
-    model, optimizer = made(name, split)
-    loss = nn.CrossEntropyLoss()
+    on = next(model.parameters()).device
     for images, target in fed:
-        value = loss(model(images.to(split.labels.device)), target.to(split.labels.device))
+        value = loss(model(images.to(on)), target.to(on))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -79,10 +88,10 @@ def ways(name: str, train: Split, test: Split) -> dict[str, Work]:
     loaders = {n: DataLoader(dataset, BATCH, shuffle=True, num_workers=n, persistent_workers=n > 0) for n in (0, 2)}
     model, _ = made(name, train)
     return (
-        {"floor": lambda: plain(name, train, repeat(batch, STEPS[name]))}
+        {"floor": lambda: plain(*made(name, train), repeat(batch, STEPS[name]))}
         | {f"fit, {loss}": partial(fitted, name, train, probe, loss) for loss in LOSSES}
         | {"evaluation": lambda: evaluate(model, test)}
-        | {f"DataLoader, {n} workers": partial(plain, name, train, loader) for n, loader in loaders.items()}
+        | {f"DataLoader, {n} workers": lambda fed=fed: plain(*made(name, train), fed) for n, fed in loaders.items()}
     )
 
 
@@ -99,7 +108,7 @@ def main() -> None:
     on = device()
     train, test = load(MNIST, on, torch.float32)
     result = table("Training, time over the floor", "model", "what", "ms a step", "ratio", "over fit, torch", on=on)
-    for name in MODELS:
+    for name in STEPS:
         all_ways = ways(name, train, test)
         for way in all_ways.values():
             way()  # warms up
