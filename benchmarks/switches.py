@@ -81,10 +81,8 @@ def main() -> None:
             seconds = {trace.folder: steps_seconds(trace.folder) for trace in traces}
             for verdict in judge(pairs(traces, switch, before)):
                 model, precision = (verdict.settings[key] for key in ("model", "precision"))
-                time, cost = (
-                    median(seconds[p.candidate.folder] / seconds[p.reference.folder] for p in verdict.pairs),
-                    "",
-                )
+                time = median(seconds[p.candidate.folder] / seconds[p.reference.folder] for p in verdict.pairs)
+                cost = ""
                 if switch == "compile":
                     time, cost = compiled(model, printed, f"{folder}/cache")
                 decades = (f"{found or 0:+.2f}" for found in (verdict.excess, verdict.largest_null))
