@@ -81,10 +81,11 @@ def main() -> None:
             seconds = {trace.folder: steps_seconds(trace.folder) for trace in traces}
             for verdict in judge(pairs(traces, switch, before)):
                 model, precision = (verdict.settings[key] for key in ("model", "precision"))
-                time = median(seconds[p.candidate.folder] / seconds[p.reference.folder] for p in verdict.pairs)
-                cost = ""
                 if switch == "compile":
                     time, cost = compiled(model, printed, f"{folder}/cache")
+                else:
+                    ratios = (seconds[p.candidate.folder] / seconds[p.reference.folder] for p in verdict.pairs)
+                    time, cost = median(ratios), ""
                 decades = (f"{found or 0:+.2f}" for found in (verdict.excess, verdict.largest_null))
                 row = f"{before} to {after}", model, precision, f"{time:.2f}", cost, verdict.word, *decades
                 result.add_row(switch, *row)

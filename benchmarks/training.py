@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 import xent
-from benchmarks.measure import CONSOLE, PROJECT, Rounds, Work, device, interleaved, ratio, table, typical
+from benchmarks.measure import CONSOLE, PROJECT, Work, device, interleaved, ratio, table, typical
 from xent import models
 from xent.config import Data
 from xent.data import Split, batches, load
@@ -38,7 +38,7 @@ MODELS = {
     "cnn": partial(models.cnn, width=24),
     "resnet": partial(models.resnet, width=16),  # for benchmarks.switches
 }
-EPOCH, FLOOR, LOADED = 468, 156, 20  # steps of fit, of the floor and with a DataLoader
+FLOOR, LOADED = 156, 20  # steps of the floor and with a DataLoader
 ROUNDS = 5
 LOSSES = {"torch": nn.CrossEntropyLoss, "scratch": xent.CrossEntropyLoss, "fused": xent.FusedCrossEntropyLoss}
 MNIST = Data("MNIST", str(PROJECT / "data"), mean=[0.1307], std=[0.3081])
@@ -71,14 +71,16 @@ def plain(
 
 def fitted(name: str, train: Split, test: Split, loss: str) -> None:
     model, optimizer = made(name, train)
-    trace = Trace({}, torch.full((EPOCH,), torch.nan, device=train.labels.device))
+    steps = train.steps_per_epoch(BATCH)
+    trace = Trace({}, torch.full((steps,), torch.nan, device=train.labels.device))
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as log:
         given = {"batch_size": BATCH, "seed": 0, "log_every": 20, "reference": nn.CrossEntropyLoss(), "log": log.write}
-        fit(model, LOSSES[loss](), optimizer, one_cycle(optimizer, EPOCH), train, test, trace, **given)
+        fit(model, LOSSES[loss](), optimizer, one_cycle(optimizer, steps), train, test, trace, **given)
 
 
-def ways(name: str, train: Split, test: Split) -> dict[str, Work]:
-    """The ways to make the steps, by name."""
+def ways(name: str, train: Split, test: Split) -> dict[str, tuple[int, Work]]:
+    """The ways to make steps, by name: how many, and the work of them."""
+    epoch = train.steps_per_epoch(BATCH)
     batch = next(batches(train, BATCH, seed=0, steps=1))
     probe = replace(test, images=test.images[:PROBE], labels=test.labels[:PROBE])
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
@@ -86,20 +88,14 @@ def ways(name: str, train: Split, test: Split) -> dict[str, Work]:
     loaders = {n: DataLoader(dataset, BATCH, shuffle=True, num_workers=n, persistent_workers=n > 0) for n in (0, 2)}
     model, _ = made(name, train)
     return (
-        {"floor": lambda: plain(*made(name, train), repeat(batch, FLOOR))}
-        | {f"fit, {loss}": partial(fitted, name, train, probe, loss) for loss in LOSSES}
-        | {"evaluation": lambda: evaluate(model, test)}
-        | {f"DataLoader, {n} workers": lambda fed=fed: plain(*made(name, train), fed) for n, fed in loaders.items()}
+        {"floor": (FLOOR, lambda: plain(*made(name, train), repeat(batch, FLOOR)))}
+        | {f"fit, {loss}": (epoch, partial(fitted, name, train, probe, loss)) for loss in LOSSES}
+        | {"evaluation": (epoch, lambda: evaluate(model, test))}
+        | {
+            f"DataLoader, {n} workers": (LOADED, lambda fed=fed: plain(*made(name, train), fed))
+            for n, fed in loaders.items()
+        }
     )
-
-
-def a_step(rounds: Rounds) -> Rounds:
-    """The same rounds in seconds a step."""
-
-    def steps(way: str) -> int:
-        return FLOOR if way == "floor" else LOADED if way.startswith("DataLoader") else EPOCH
-
-    return [{way: duration / steps(way) for way, duration in each.items()} for each in rounds]
 
 
 def main() -> None:
@@ -108,10 +104,11 @@ def main() -> None:
     result = table("Training, time over the floor", "model", "what", "ms a step", "ratio", "over fit, torch", on=on)
     for name in ("mlp", "cnn"):
         all_ways = ways(name, train, test)
-        for way, work in all_ways.items():
+        for way, (_, work) in all_ways.items():
             if not way.startswith("fit"):  # the model is warm then, and an epoch takes long
                 work()
-        rounds = a_step(interleaved(all_ways, ROUNDS))
+        timed = interleaved({way: work for way, (_, work) in all_ways.items()}, ROUNDS)
+        rounds = [{way: duration / all_ways[way][0] for way, duration in each.items()} for each in timed]
         for way in all_ways:
             figures = ratio(rounds, way, "floor"), ratio(rounds, way, "fit, torch")
             result.add_row(name, way, f"{typical(rounds, way) * 1e3:.3f}", *(f"{figure:.3f}" for figure in figures))
