@@ -17,9 +17,9 @@ from torch.nn.functional import nll_loss
 from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
-from benchmarks.measure import CONSOLE, device, run_seconds, seconds, table, train
+from benchmarks.measure import CONSOLE, measured_device, run_seconds, seconds, table, train
 from benchmarks.training import MNIST
-from xent.match import load_runs
+from xent.runs.traces import load_runs
 
 SEEDS = range(5)
 OURS = "loss=scratch", "model.width=16"
@@ -29,11 +29,11 @@ TIMED = 20  # batches to train on, and a twentieth of them to evaluate
 
 def example_seconds() -> float:
     """How long PyTorch's example takes: its network, optimizer and data loader, in our words."""
-    on = device()
+    device = measured_device()
     model = nn.Sequential(
         *(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
         *(nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10), nn.LogSoftmax(1)),
-    ).to(on)
+    ).to(device)
     optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
     splits = [datasets.MNIST(MNIST.root, train=part, transform=transform) for part in (True, False)]
@@ -42,14 +42,14 @@ def example_seconds() -> float:
         model.train()
         for images, target in loader:
             optimizer.zero_grad()
-            nll_loss(model(images.to(on)), target.to(on)).backward()
+            nll_loss(model(images.to(device)), target.to(device)).backward()
             optimizer.step()
 
     @torch.no_grad()
     def evaluate_on(loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         model.eval()
         for images, target in loader:
-            nll_loss(model(images.to(on)), target.to(on), reduction="sum").item()
+            nll_loss(model(images.to(device)), target.to(device), reduction="sum").item()
 
     total = 0.0
     batches = EXAMPLE_BATCH, EXAMPLE_TEST_BATCH
@@ -62,7 +62,7 @@ def example_seconds() -> float:
 
 def main() -> None:
     columns = "command", "epochs", "mean accuracy", "smallest", "seconds", "PyTorch's example", "ratio"
-    result = table(f"99 % of MNIST, {len(SEEDS)} seeds", *columns, on=device())
+    result = table(f"99 % of MNIST, {len(SEEDS)} seeds", *columns, device=measured_device())
     before = example_seconds()
     with tempfile.TemporaryDirectory() as folder:
         swept = f"seed={','.join(map(str, SEEDS))}", f"hydra.sweep.dir={folder}", "~hydra.callbacks.compare"

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 import xent
-from benchmarks.measure import CONSOLE, device, interleaved, table, typical
+from benchmarks.measure import CONSOLE, interleaved, measured_device, table, typical
 from benchmarks.training import MNIST
-from xent import models
-from xent.data import Split, load
-from xent.schedule import one_cycle
-from xent.trace import Trace
-from xent.training import fit
+from xent.training import models
+from xent.training.data import Split
+from xent.training.datasets import load
+from xent.training.loop import Training, fit
+from xent.training.trace import Trace
 
 ROUNDS = 5
 PIXELS = 28 * 28
@@ -30,11 +30,11 @@ GROWN = {"images": (15_000, 60_000), "batch": (32, 128, 512, 2048), "classes": (
 MEMORY = (60_000, 240_000)
 
 
-def noise(images: int, classes: int, on: torch.device) -> Split:
+def noise(images: int, classes: int, device: torch.device) -> Split:
     """Images of noise, with labels that mean nothing."""
-    pixels = torch.empty(images, 1, 28, 28, dtype=torch.uint8, device=on).random_()
-    labels = torch.randint(classes, (images,), device=on)
-    middle = torch.full((1, 1, 1), 127.5, device=on)
+    pixels = torch.empty(images, 1, 28, 28, dtype=torch.uint8, device=device).random_()
+    labels = torch.randint(classes, (images,), device=device)
+    middle = torch.full((1, 1, 1), 127.5, device=device)
     return Split(pixels, labels, classes, middle, middle)
 
 
@@ -45,8 +45,8 @@ def epoch(split: Split, batch: int) -> None:
     steps = split.steps_per_epoch(batch)
     trace = Trace({}, torch.full((steps,), torch.nan, device=split.labels.device))
     test = noise(256, split.classes, split.labels.device)
-    schedule = one_cycle(optimizer, steps)
-    fit(model, xent.CrossEntropyLoss(), optimizer, schedule, split, test, trace, batch_size=batch, seed=0, log_every=20)
+    training = Training(model, xent.CrossEntropyLossFromScratch(), optimizer, trace, batch, seed=0)
+    fit(training, split, test, log_every=20)
 
 
 def peak() -> int:
@@ -59,38 +59,40 @@ def peak() -> int:
 
 def memory_of_epoch(images: int) -> float:
     """The growth of the peak by making and training on so many images, over their bytes."""
-    on = device()
-    epoch(noise(10_000, 10, on), batch=128)
+    device = measured_device()
+    epoch(noise(10_000, 10, device), batch=128)
     before = peak()
-    epoch(noise(images, 10, on), batch=128)
+    epoch(noise(images, 10, device), batch=128)
     return (peak() - before) / (images * PIXELS)
 
 
 def memory_of_load(images: int) -> float:
     """The growth of the peak by loading MNIST from its files, over the bytes of its images."""
-    on = device()
-    epoch(noise(10_000, 10, on), batch=128)
+    device = measured_device()
+    epoch(noise(10_000, 10, device), batch=128)
     before = peak()
-    load(MNIST, on, torch.float32)
+    load(MNIST, device, torch.float32)
     return (peak() - before) / (images * PIXELS)
 
 
 def main() -> None:
-    on = device()
-    times = table("Time of an epoch", "what grows", "to", "us an image", on=on)
+    device = measured_device()
+    times = table("Time of an epoch", "what grows", "to", "us an image", device=device)
     for what, sizes in GROWN.items():
-        ways = {}
+        variants = {}
         for size in sizes:
             settings = USUAL | {what: size}
-            ways[str(size)] = partial(epoch, noise(settings["images"], settings["classes"], on), settings["batch"])
-            ways[str(size)]()  # warms up
-        rounds = interleaved(ways, ROUNDS)
+            variants[str(size)] = partial(
+                epoch, noise(settings["images"], settings["classes"], device), settings["batch"]
+            )
+            variants[str(size)]()  # warms up
+        rounds = interleaved(variants, ROUNDS)
         for size in sizes:
             images = size if what == "images" else USUAL["images"]
             times.add_row(what, f"{size:,}", f"{typical(rounds, str(size)) / images * 1e6:.2f}")
     CONSOLE.print(times)
 
-    peaks = table("Peak of memory over the bytes of the images", "images", "what", "ratio", on=on)
+    peaks = table("Peak of memory over the bytes of the images", "images", "what", "ratio", device=device)
     for images in MEMORY:
         peaks.add_row(f"{images:,}", "an epoch", f"{alone(memory_of_epoch, images):.2f}")
     peaks.add_row("70,000", "loading MNIST", f"{alone(memory_of_load, 70_000):.2f}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from benchmarks.measure import CONSOLE, PROJECT, device, option, table
+from benchmarks.measure import CONSOLE, PROJECT, measured_device, option, table
 
 SMALL = ["model=mlp", "model.width=16", "batch_size=64", "optimizer.lr=0.02"]
 LOADS = {
@@ -73,7 +73,7 @@ def opened(folder: Path, runs: int) -> tuple[float, int]:
 
 def main() -> None:
     columns = "load", "seconds", "MB half-way", "MB at the end", "TensorBoard, seconds", "last step"
-    result = table("Load", *columns, on=device())
+    result = table("Load", *columns, device=measured_device())
     for name, arguments in LOADS.items():
         with tempfile.TemporaryDirectory() as folder:
             into = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import xent
-from benchmarks.measure import CONSOLE, device, interleaved, option, ratio, seconds, table, typical
+from benchmarks.measure import CONSOLE, interleaved, measured_device, option, ratio, seconds, table, typical
 
 SHAPES = [(64, 10), (128, 10), (1024, 10), (8192, 10), (1024, 1000), (8192, 1000), (256, 32_000), (64, 128_256)]
 ROUNDS = 15
@@ -28,7 +28,7 @@ def steps(logits: Tensor, target: Tensor, compiled: bool) -> dict[str, Step]:
     """Forward and backward of each loss, by name."""
     losses = {
         "torch": cross_entropy,
-        "article": xent.CrossEntropyLossFromScratch(),
+        "article": xent.ArticleCrossEntropyLoss(),
         "scratch": xent.cross_entropy,
         "fused": xent.fused_cross_entropy,
     }
@@ -71,16 +71,16 @@ def peak_in_logits(step: Step, logits: Tensor) -> float:
 
 
 def main() -> None:
-    on = device()
+    device = measured_device()
     compiled = option("compiled", "false") == "true"
     names = list(steps(torch.zeros(1, 2), torch.zeros(1), compiled))
     others = [name for name in names if name != "torch"]
-    times = table("Losses in float32, time over F.cross_entropy's", "batch x classes", "torch", *others, on=on)
+    times = table("Losses in float32, time over F.cross_entropy's", "batch x classes", "torch", *others, device=device)
     losses = [name for name in names if name != "copy"]
-    memory = table("Peak memory beyond the logits, in multiples of them", "batch x classes", *losses, on=on)
+    memory = table("Peak memory beyond the logits, in multiples of them", "batch x classes", *losses, device=device)
     for batch, classes in SHAPES:
-        logits = torch.randn(batch, classes, device=on, requires_grad=True)
-        target = torch.randint(classes, (batch,), device=on)
+        logits = torch.randn(batch, classes, device=device, requires_grad=True)
+        target = torch.randint(classes, (batch,), device=device)
         torch._dynamo.reset()
         each = steps(logits, target, compiled)
         for step in each.values():

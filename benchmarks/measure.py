@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from xent.device import machine, prepare
+from xent.training.device import machine, prepare
 
 PROJECT = Path(__file__).parents[1]
 CONSOLE = Console(width=150)
@@ -29,7 +29,7 @@ def option(name: str, default: str) -> str:
     return dict(argument.split("=", 1) for argument in sys.argv[1:]).get(name, default)
 
 
-def device() -> torch.device:
+def measured_device() -> torch.device:
     """The device to measure, by `device=...`, set up as for a training."""
     return prepare(option("device", "cpu"))
 
@@ -44,9 +44,11 @@ def seconds(work: Work, repeats: int = 1) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def interleaved(ways: Mapping[str, Work], rounds: int, repeats: Mapping[str, int] | None = None) -> Rounds:
+def interleaved(variants: Mapping[str, Work], rounds: int, repeats: Mapping[str, int] | None = None) -> Rounds:
     """Seconds of each way in each round; all take their turn, so that what disturbs the machine disturbs all."""
-    return [{name: seconds(way, (repeats or {}).get(name, 1)) for name, way in ways.items()} for _ in range(rounds)]
+    return [
+        {name: seconds(work, (repeats or {}).get(name, 1)) for name, work in variants.items()} for _ in range(rounds)
+    ]
 
 
 def typical(rounds: Rounds, name: str) -> float:
@@ -65,10 +67,10 @@ def train(*overrides: str, **environment: str) -> str:
     return done.stdout
 
 
-def table(title: str, *columns: str, on: torch.device) -> Table:
+def table(title: str, *columns: str, device: torch.device) -> Table:
     """A table that says where and when it was measured."""
-    where = machine(on)
-    threads = f", {where['machine.threads']} threads" if on.type == "cpu" else ""
+    where = machine(device)
+    threads = f", {where['machine.threads']} threads" if device.type == "cpu" else ""
     at = f"{where['machine.processor']}{threads}, PyTorch {where['machine.torch']}, {date.today()}"
     return Table(*columns, title=f"{title}\n{at}")
 

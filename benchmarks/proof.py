@@ -7,8 +7,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import CONSOLE, device, seconds, table, train
-from xent.match import load_runs
+from benchmarks.measure import CONSOLE, measured_device, seconds, table, train
+from xent.runs.traces import load_runs
 
 SMALL = "loss=torch,scratch", "precision=float32"
 PROOFS = {
@@ -21,7 +21,9 @@ PROOFS = {
 
 
 def main() -> None:
-    result = table("python train.py -m +experiment=proof", "proof", "runs", "seconds", "seconds a run", on=device())
+    result = table(
+        "python train.py -m +experiment=proof", "proof", "runs", "seconds", "seconds a run", device=measured_device()
+    )
     for name, overrides in PROOFS.items():
         with tempfile.TemporaryDirectory() as folder:
             duration = seconds(partial(train, "-m", "+experiment=proof", *overrides, f"hydra.sweep.dir={folder}"))

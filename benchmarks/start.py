@@ -25,21 +25,21 @@ class EndsAtFirstStep(nn.Module):
 
 
 def main() -> None:
-    from benchmarks.measure import CONSOLE, device, interleaved, ratio, table, train, typical
+    from benchmarks.measure import CONSOLE, interleaved, measured_device, ratio, table, train, typical
 
     only_import = [sys.executable, "-c", "import torch, torchvision"]
     custom = ("loss=custom", "loss._target_=benchmarks.start.EndsAtFirstStep")
     with tempfile.TemporaryDirectory() as folder:
-        ways = {
+        variants = {
             "import torch, torchvision": partial(subprocess.run, only_import, check=True),
             "train.py to its first step": partial(train, *custom, f"hydra.run.dir={folder}"),
         }
-        for way in ways.values():
-            way()  # warms the disk
-        rounds = interleaved(ways, ROUNDS)
-    result = table("Start", "command", "seconds", "ratio", on=device())
-    for name in ways:
-        result.add_row(name, f"{typical(rounds, name):.2f}", f"{ratio(rounds, name, next(iter(ways))):.2f}")
+        for variant in variants.values():
+            variant()  # warms the disk
+        rounds = interleaved(variants, ROUNDS)
+    result = table("Start", "command", "seconds", "ratio", device=measured_device())
+    for name in variants:
+        result.add_row(name, f"{typical(rounds, name):.2f}", f"{ratio(rounds, name, next(iter(variants))):.2f}")
     CONSOLE.print(result)
 
 

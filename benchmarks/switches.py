@@ -18,13 +18,15 @@ from statistics import median
 import torch
 from torch import nn
 
-from benchmarks.measure import CONSOLE, device, interleaved, ratio, steps_seconds, table, train, typical
-from benchmarks.training import BATCH, MNIST, made, plain
-from xent.compilation import compile_ahead
-from xent.data import batches, load
-from xent.match import load_runs, pairs
-from xent.trace import Trace
-from xent.verdict import judge
+from benchmarks.measure import CONSOLE, interleaved, measured_device, ratio, steps_seconds, table, train, typical
+from benchmarks.training import BATCH, MNIST, model_and_optimizer, plain
+from xent.runs.traces import load_runs
+from xent.training.compilation import compile_ahead
+from xent.training.data import batches
+from xent.training.datasets import load
+from xent.training.trace import Trace
+from xent.verdict.judging import judge
+from xent.verdict.matching import pairs
 
 SWITCHES = [  # its name, off, on, and the runs that are trained with each
     ("channels_last", "False", "True", "model=cnn max_steps=40 precision=float32,float64 seed=0,1 nudge=0,1,2"),
@@ -49,20 +51,20 @@ def sweep(switch: str, values: tuple[str, str], folder: str, runs: str) -> tuple
     return train(*overrides, TORCHINDUCTOR_CACHE_DIR=f"{folder}/cache"), load_runs([Path(folder)])
 
 
-def compiled(model: str, printed: str, cache: str) -> tuple[float, str]:
+def compiled_step(model: str, printed: str, cache: str) -> tuple[float, str]:
     """A compiled step's time over one that is not, and what the runs paid for it, by what they printed."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # where the runs left what they compiled
-    split, _ = load(MNIST, device(), torch.float32)
+    split, _ = load(MNIST, measured_device(), torch.float32)
     batch = next(batches(split, BATCH, seed=0, steps=1))
-    ways = {}
-    for way in ("eager", "compiled"):
-        network, optimizer = made(model, split)
+    variants = {}
+    for variant in ("eager", "compiled"):
+        network, optimizer = model_and_optimizer(model, split)
         loss = nn.CrossEntropyLoss()
-        if way == "compiled":
+        if variant == "compiled":
             compile_ahead(network, loss, *batch, autocast=False)
-        ways[way] = partial(plain, network, optimizer, [batch], loss)
-    interleaved(ways, 5)  # warms up
-    rounds = interleaved(ways, ROUNDS)
+        variants[variant] = partial(plain, network, optimizer, [batch], loss)
+    interleaved(variants, 5)  # warms up
+    rounds = interleaved(variants, ROUNDS)
     time = ratio(rounds, "compiled", "eager")
     cost = max(map(float, re.findall(r"compiled in (\S+) s", printed)))
     pays = f"{cost / typical(rounds, 'eager') / (1 - time):,.0f} steps" if time < 1 else "never"
@@ -70,24 +72,24 @@ def compiled(model: str, printed: str, cache: str) -> tuple[float, str]:
 
 
 def main() -> None:
-    on = device()
+    device = measured_device()
     columns = "model", "precision", "time", "compiled in, pays back after", "verdict", "decades above floor", "nudged"
-    result = table("Switches", "switch", "", *columns, on=on)
+    result = table("Switches", "switch", "", *columns, device=device)
     for switch, before, after, runs in SWITCHES:
-        if switch == "machine.threads" and on.type != "cpu":
+        if switch == "machine.threads" and device.type != "cpu":
             continue
         with tempfile.TemporaryDirectory() as folder:
             printed, traces = sweep(switch, (before, after), folder, runs)
             seconds = {trace.folder: steps_seconds(trace.folder) for trace in traces}
-            for verdict in judge(pairs(traces, switch, before)):
-                model, precision = (verdict.settings[key] for key in ("model", "precision"))
+            for judgement in judge(pairs(traces, switch, before)):
+                model, precision = (judgement.settings[key] for key in ("model", "precision"))
                 if switch == "compile":
-                    time, cost = compiled(model, printed, f"{folder}/cache")
+                    time, cost = compiled_step(model, printed, f"{folder}/cache")
                 else:
-                    ratios = (seconds[p.candidate.folder] / seconds[p.reference.folder] for p in verdict.pairs)
+                    ratios = (seconds[p.candidate.folder] / seconds[p.reference.folder] for p in judgement.pairs)
                     time, cost = median(ratios), ""
-                decades = (f"{found or 0:+.2f}" for found in (verdict.excess, verdict.largest_null))
-                row = f"{before} to {after}", model, precision, f"{time:.2f}", cost, verdict.word, *decades
+                decades = (f"{found or 0:+.2f}" for found in (judgement.margin, judgement.noise))
+                row = f"{before} to {after}", model, precision, f"{time:.2f}", cost, judgement.verdict, *decades
                 result.add_row(switch, *row)
     CONSOLE.print(result)
 

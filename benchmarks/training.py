@@ -1,11 +1,11 @@
 """What training costs beyond its arithmetic: python -m benchmarks.training [device=cuda]
 
-The same steps on MNIST in several ways, over the time of the first:
+The same steps on MNIST in several variants, over the time of the first:
 
 - floor: on one batch, with nothing else, for a third of an epoch;
 - fit: an epoch as `python train.py` runs it, with its data, TensorBoard events, parity and trace, by each loss;
-- DataLoader: fed as tutorials do, by torchvision's data set, `ToTensor` and `Normalize`, with 0 workers and with 2,
-  which stay alive from round to round, for a few steps.
+- DataLoader: batches as tutorials make them, by torchvision's data set, `ToTensor` and `Normalize`, with 0 workers and
+  with 2, which stay alive from round to round, for a few steps.
 
 The evaluation of the 10,000 test images, which ends an epoch, is timed apart.
 """
@@ -24,14 +24,15 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 import xent
-from benchmarks.measure import CONSOLE, PROJECT, Work, device, interleaved, ratio, table, typical
-from xent import models
-from xent.config import Data
-from xent.data import Split, batches, load
-from xent.schedule import one_cycle
-from xent.tensorboard import RunLog
-from xent.trace import Trace
-from xent.training import PROBE, evaluate, fit
+from benchmarks.measure import CONSOLE, PROJECT, Work, interleaved, measured_device, ratio, table, typical
+from xent.runs.events import RunLog
+from xent.training import models
+from xent.training.data import Split, batches
+from xent.training.datasets import Data, load
+from xent.training.evaluation import PROBE, evaluate
+from xent.training.loop import Training, Watch, fit
+from xent.training.parity import scalars
+from xent.training.trace import Trace
 
 MODELS = {
     "mlp": partial(models.mlp, width=128),
@@ -40,12 +41,16 @@ MODELS = {
 }
 FLOOR, LOADED = 156, 20  # steps of the floor and with a DataLoader
 ROUNDS = 5
-LOSSES = {"torch": nn.CrossEntropyLoss, "scratch": xent.CrossEntropyLoss, "fused": xent.FusedCrossEntropyLoss}
+LOSSES = {
+    "torch": nn.CrossEntropyLoss,
+    "scratch": xent.CrossEntropyLossFromScratch,
+    "fused": xent.FusedCrossEntropyLoss,
+}
 MNIST = Data("MNIST", str(PROJECT / "data"), mean=[0.1307], std=[0.3081])
 BATCH = 128
 
 
-def made(name: str, split: Split) -> tuple[nn.Module, torch.optim.Optimizer]:
+def model_and_optimizer(name: str, split: Split) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A model and its optimizer, as train.py sets them up; the same weights each time."""
     torch.manual_seed(0)
     model = MODELS[name](split.shape, split.classes)
@@ -57,61 +62,67 @@ def made(name: str, split: Split) -> tuple[nn.Module, torch.optim.Optimizer]:
 def plain(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    fed: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> None:
-    """A training loop with nothing in it but what `fed` does to make a batch."""
-    on = next(model.parameters()).device
-    for images, target in fed:
-        value = loss(model(images.to(on)), target.to(on))
+    """A training loop with nothing in it but what `loader` does to make a batch."""
+    device = next(model.parameters()).device
+    for images, target in loader:
+        value = loss(model(images.to(device)), target.to(device))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
 
 
-def fitted(name: str, train: Split, test: Split, loss: str) -> None:
-    model, optimizer = made(name, train)
-    steps = train.steps_per_epoch(BATCH)
+def fit_an_epoch(name: str, train: Split, test: Split, loss: str) -> None:
+    model, optimizer = model_and_optimizer(name, train)
+    steps, reference = train.steps_per_epoch(BATCH), nn.CrossEntropyLoss()
     trace = Trace({}, torch.full((steps,), torch.nan, device=train.labels.device))
-    with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as log:
-        given = {"batch_size": BATCH, "seed": 0, "log_every": 20, "reference": nn.CrossEntropyLoss(), "log": log.write}
-        fit(model, LOSSES[loss](), optimizer, one_cycle(optimizer, steps), train, test, trace, **given)
+    training = Training(model, LOSSES[loss](), optimizer, trace, BATCH, seed=0)
+    with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as events:
+        watch = Watch(lambda step: events.write(step.number, scalars(step, model, reference)))
+        fit(training, train, test, log_every=20, watch=watch)
 
 
-def ways(name: str, train: Split, test: Split) -> dict[str, tuple[int, Work]]:
-    """The ways to make steps, by name: how many, and the work of them."""
+def variants(name: str, train: Split, test: Split) -> dict[str, tuple[int, Work]]:
+    """Ways to make steps, by name: how many, and the work of them."""
     epoch = train.steps_per_epoch(BATCH)
     batch = next(batches(train, BATCH, seed=0, steps=1))
     probe = replace(test, images=test.images[:PROBE], labels=test.labels[:PROBE])
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
     dataset = Subset(datasets.MNIST(MNIST.root, transform=transform), range(LOADED * BATCH))
-    loaders = {n: DataLoader(dataset, BATCH, shuffle=True, num_workers=n, persistent_workers=n > 0) for n in (0, 2)}
-    model, _ = made(name, train)
-    return (
-        {"floor": (FLOOR, lambda: plain(*made(name, train), repeat(batch, FLOOR)))}
-        | {f"fit, {loss}": (epoch, partial(fitted, name, train, probe, loss)) for loss in LOSSES}
-        | {"evaluation": (epoch, lambda: evaluate(model, test))}
-        | {
-            f"DataLoader, {n} workers": (LOADED, lambda fed=fed: plain(*made(name, train), fed))
-            for n, fed in loaders.items()
-        }
-    )
+    model, _ = model_and_optimizer(name, train)
+    found: dict[str, tuple[int, Work]] = {
+        "floor": (FLOOR, lambda: plain(*model_and_optimizer(name, train), repeat(batch, FLOOR)))
+    }
+    for loss in LOSSES:
+        found[f"fit, {loss}"] = epoch, partial(fit_an_epoch, name, train, probe, loss)
+    found["evaluation"] = epoch, lambda: evaluate(model, test)
+    for workers in (0, 2):
+        loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+        found[f"DataLoader, {workers} workers"] = (
+            LOADED,
+            lambda loader=loader: plain(*model_and_optimizer(name, train), loader),
+        )
+    return found
 
 
 def main() -> None:
-    on = device()
-    train, test = load(MNIST, on, torch.float32)
-    result = table("Training, time over the floor", "model", "what", "ms a step", "ratio", "over fit, torch", on=on)
+    device = measured_device()
+    train, test = load(MNIST, device, torch.float32)
+    columns = "model", "what", "ms a step", "ratio", "over fit, torch"
+    result = table("Training, time over the floor", *columns, device=device)
     for name in ("mlp", "cnn"):
-        all_ways = ways(name, train, test)
-        for way, (_, work) in all_ways.items():
-            if not way.startswith("fit"):  # the model is warm then, and an epoch takes long
+        measured = variants(name, train, test)
+        for variant, (_, work) in measured.items():
+            if not variant.startswith("fit"):  # the model is warm then, and an epoch takes long
                 work()
-        timed = interleaved({way: work for way, (_, work) in all_ways.items()}, ROUNDS)
-        rounds = [{way: duration / all_ways[way][0] for way, duration in each.items()} for each in timed]
-        for way in all_ways:
-            figures = ratio(rounds, way, "floor"), ratio(rounds, way, "fit, torch")
-            result.add_row(name, way, f"{typical(rounds, way) * 1e3:.3f}", *(f"{figure:.3f}" for figure in figures))
+        timed = interleaved({variant: work for variant, (_, work) in measured.items()}, ROUNDS)
+        rounds = [{variant: time / measured[variant][0] for variant, time in each.items()} for each in timed]
+        for variant in measured:
+            figures = ratio(rounds, variant, "floor"), ratio(rounds, variant, "fit, torch")
+            milliseconds = typical(rounds, variant) * 1e3
+            result.add_row(name, variant, f"{milliseconds:.3f}", *(f"{figure:.3f}" for figure in figures))
     CONSOLE.print(result)
 
 

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from xent.impostors import gradient_scaled
-from xent.match import Pair, load_runs
-from xent.testing import learning_verdict
-from xent.trace import Trace
-from xent.verdict import DIFFERENT, Verdict, judge
+from xent.losses.impostors import gradient_scaled
+from xent.runs.traces import load_runs
+from xent.testing import judge_learning
+from xent.training.trace import Trace
+from xent.verdict.judging import Judgement, Verdict, judge
+from xent.verdict.matching import Pair
 
 SEEDS = range(12)
 NUDGES = range(6)
@@ -48,35 +49,36 @@ def train(folder: Path) -> dict[tuple[str, str], dict[int, list[Trace]]]:
     return runs
 
 
-def false_alarms(by_seed: dict[int, list[Trace]], seeds: int) -> list[Verdict]:
+def false_alarms(by_seed: dict[int, list[Trace]], seeds: int) -> list[Judgement]:
     """The verdicts on every nudged run, over so many seeds at a time."""
-    verdicts = []
+    judgements = []
     for chosen in zip(*[iter(by_seed)] * seeds):
         for nudge in NUDGES[1:]:
             pairs = []
             for seed in chosen:
                 runs = {trace.settings["nudge"]: trace for trace in by_seed[seed]}
                 candidate = runs.pop(nudge)
-                pairs.append(Pair(candidate, runs[0], [runs[n] for n in sorted(runs)]))
-            verdicts += judge(pairs)
-    return verdicts
+                unnudged, *nudged = (runs[n] for n in sorted(runs))
+                pairs.append(Pair(candidate, unnudged, unnudged, nudged))
+            judgements += judge(pairs)
+    return judgements
 
 
 def main() -> None:
-    table = Table("model", "precision", "seeds", "null comparisons", "called different", "largest excess, decades")
+    table = Table("model", "precision", "seeds", "null comparisons", "called different", "largest margin, decades")
     with tempfile.TemporaryDirectory() as temporary:
         runs = train(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))
     for (model, precision), by_seed in runs.items():
         for seeds in (1, 3):
-            verdicts = false_alarms(by_seed, seeds)
-            wrong = sum(verdict.word == DIFFERENT for verdict in verdicts)
-            largest = max(verdict.excess or 0 for verdict in verdicts)
-            table.add_row(model, precision, str(seeds), str(len(verdicts)), str(wrong), f"{largest:+.2f}")
+            judgements = false_alarms(by_seed, seeds)
+            wrong = sum(judgement.verdict is Verdict.DIFFERENT for judgement in judgements)
+            largest = max(judgement.margin or 0 for judgement in judgements)
+            table.add_row(model, precision, str(seeds), str(len(judgements)), str(wrong), f"{largest:+.2f}")
     faults = Table("gradient scaled by 1 +", "verdict", "decades above the floor")
     for power in range(-9, -17, -1):
         loss = partial(gradient_scaled, by=10.0**power)
-        verdict = learning_verdict(loss, nn.CrossEntropyLoss(), classes=10, ignored=0)
-        faults.add_row(f"1e{power}", verdict.word, f"{verdict.excess:+.2f}")
+        judgement = judge_learning(loss, nn.CrossEntropyLoss(), classes=10, ignored=0)
+        faults.add_row(f"1e{power}", judgement.verdict, f"{judgement.margin:+.2f}")
     for each in (table, faults):
         Console(width=120).print(each)
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import xent
 from benchmarks.loss import peak_in_logits, steps
-from xent.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
-from xent.parity import parity
-from xent.testing import learning_verdict
+from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
+from xent.testing import judge_learning
+from xent.training.parity import parity
 
 PROOF = Path(__file__).parents[1] / "outputs" / "docs"
 
@@ -197,7 +197,7 @@ def gallery() -> None:
     logits = 3 * torch.randn(128, 10, generator=generator, dtype=torch.float64)
     target = torch.randint(10, (128,), generator=generator)
     rows = []
-    for name, mistake in (MISTAKES | MISTAKES_IN_IGNORING).items():
+    for name, mistake in MISTAKES.items():
         ignored = 0.2 if name in MISTAKES_IN_IGNORING else 0.0
         ignore_index = 0 if ignored else -100
         reference, loss = nn.CrossEntropyLoss(ignore_index=ignore_index), Impostor(name, ignore_index)
@@ -205,10 +205,10 @@ def gallery() -> None:
         value = loss(z, target)
         value.backward()
         errors = parity(z, target, value, reference)
-        verdict = learning_verdict(loss, reference, classes=10, ignored=ignored)
+        judgement = judge_learning(loss, reference, classes=10, ignored=ignored)
         found = [f"{errors[f'train_parity/{of}_error']:.0e}" for of in ("loss", "gradient")]
-        rows.append([f"`{name}`", (mistake.__doc__ or "").strip().rstrip("."), *found, verdict.left_floor,
-                     f"{verdict.excess:+.1f}", verdict.word])  # fmt: skip
+        rows.append([f"`{name}`", (mistake.__doc__ or "").strip().rstrip("."), *found, judgement.left_floor,
+                     f"{judgement.margin:+.1f}", judgement.verdict])  # fmt: skip
     table(
         "impostor | its mistake | loss off by | gradient off by | left the floor at step | decades above | verdict",
         rows,

@@ -15,9 +15,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, command
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.helpers.commands import PROJECT, command
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
@@ -39,7 +40,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = f"BIN={Path(sys.executable).parent}", "--old-file", ".venv/installed", "-f", str(PROJECT / "Makefile")
+    here = f"BIN={Path(sys.executable).parent}", "--old-file", ".venv/train", "-f", str(PROJECT / "Makefile")
     make = ["make", "--no-print-directory", "tensorboard", *here, f"port={port}"]
     # TensorBoard lists some things in the order of a set. The tests may themselves be run by make.
     environment = os.environ | {"PYTHONHASHSEED": "0", "MAKEFLAGS": ""}

@@ -3,12 +3,12 @@ import torch
 from torch import Tensor, nn
 
 import xent
-from xent.errors import BadInput
-from xent.impostors import gradient_scaled
-from xent.testing import assert_same_learning, learning_verdict
+from xent.losses.impostors import gradient_scaled
+from xent.testing import assert_same_learning, judge_learning
+from xent.training.errors import BadInput
 
-CORRECT = [nn.CrossEntropyLoss, xent.CrossEntropyLoss, xent.FusedCrossEntropyLoss, xent.CrossEntropyLossFromScratch]
-FULL = CORRECT[:3]
+FULL = [nn.CrossEntropyLoss, xent.CrossEntropyLossFromScratch, xent.FusedCrossEntropyLoss]
+CORRECT = [*FULL, xent.ArticleCrossEntropyLoss]
 
 
 @pytest.mark.parametrize("loss", CORRECT)
@@ -40,10 +40,10 @@ def test_the_message_says_by_how_much_from_when_and_the_first_wrong_values() -> 
 
 
 def test_an_error_of_1e12_in_the_gradient_is_caught() -> None:
-    verdict = learning_verdict(
+    judgement = judge_learning(
         lambda logits, target: gradient_scaled(logits, target, by=1e-12), nn.CrossEntropyLoss(), classes=10, ignored=0
     )
-    assert verdict.word == "different"
+    assert judgement.verdict == "different"
 
 
 def test_nan_is_different() -> None:

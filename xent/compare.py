@@ -4,37 +4,34 @@ import argparse
 import sys
 from pathlib import Path
 
-from xent.errors import BadInput
-from xent.match import common_parent, load_runs, pairs
-from xent.report import report
-from xent.verdict import DIFFERENT, NOTHING_LEARNED, UNKNOWN, judge
+from xent.runs.traces import common_parent, load_runs
+from xent.training.errors import BadInput
+from xent.verdict.judging import Verdict, judge
+from xent.verdict.matching import pairs
+from xent.verdict.report import report
 
 
 def compare(folders: list[Path], by: str = "loss", reference: str | None = None, output: Path | None = None) -> int:
-    """Judge the runs in these folders, print and write the report.
+    """Judge the runs in these folders, print and write the report. BadInput if they cannot be compared.
 
     Args:
-        by: the setting that is compared; see xent.match.pairs.
-        reference: its value in the reference runs.
+        by, reference: see xent.verdict.matching.pairs.
         output: where to write the report; by default `comparison` beside the runs.
 
     Returns:
-        0 if every candidate is the same as its reference, 1 if one is different, 2 if there is
-        no floor to judge by, or neither learned anything.
-
-    Raises:
-        BadInput: the runs cannot be compared.
+        0 if every candidate is the same as its reference, 1 if one is different, 2 if there is no floor to judge by, or
+        neither learned anything.
     """
     traces = load_runs(folders)
     found = pairs(traces, by, reference)
-    verdicts = judge(found)
-    report(verdicts, output or common_parent(traces) / "comparison", by)
-    used = {id(trace) for pair in found for trace in (pair.candidate, *pair.references)}
+    judgements = judge(found)
+    report(judgements, output or common_parent(traces) / "comparison", by)
+    used = {id(trace) for pair in found for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
     unused = [trace.name for trace in traces if id(trace) not in used]
     if unused:
         print(f"the reference of no other run, so not used: {', '.join(unused)}")
-    words = {verdict.word for verdict in verdicts}
-    return 1 if DIFFERENT in words else 2 if words & {UNKNOWN, NOTHING_LEARNED} else 0
+    verdicts = {judgement.verdict for judgement in judgements}
+    return 1 if Verdict.DIFFERENT in verdicts else 2 if verdicts & {Verdict.NO_FLOOR, Verdict.NOTHING_LEARNED} else 0
 
 
 def main(arguments: list[str] | None = None) -> None:

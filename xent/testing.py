@@ -6,14 +6,13 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from xent.contract import check_loss
-from xent.data import Split, batches
-from xent.match import Pair
-from xent.nudge import nudge
-from xent.schedule import one_cycle
-from xent.trace import Trace
-from xent.training import fit
-from xent.verdict import DIFFERENT, Verdict, judge
+from xent.training.data import Split, batches
+from xent.training.loop import Training, fit
+from xent.training.nudge import nudge
+from xent.training.trace import Trace
+from xent.training.validate import validate_loss
+from xent.verdict.judging import Judgement, Verdict, judge
+from xent.verdict.matching import Pair
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,7 +32,8 @@ def assert_same_learning(
     that are nudged by one ULP: the floor. Arguments of the loss are proved by giving them to both:
 
     >>> weight = torch.tensor([1.0, 2.0, 0.5])
-    >>> ours, theirs = (Loss(weight, label_smoothing=0.1) for Loss in (xent.CrossEntropyLoss, nn.CrossEntropyLoss))
+    >>> losses = xent.CrossEntropyLossFromScratch, nn.CrossEntropyLoss
+    >>> ours, theirs = (loss(weight, label_smoothing=0.1) for loss in losses)
     >>> assert_same_learning(ours, theirs, classes=3, ignored=0.2)
 
     Args:
@@ -47,30 +47,30 @@ def assert_same_learning(
         AssertionError: it does not; by how many decades, from which step, and the first wrong values.
     """
     reference = nn.CrossEntropyLoss() if reference is None else reference
-    verdict = learning_verdict(loss, reference, classes=classes, ignored=ignored)
-    if verdict.word == DIFFERENT:
+    judgement = judge_learning(loss, reference, classes=classes, ignored=ignored)
+    if judgement.verdict is Verdict.DIFFERENT:
         first_batch = next(batches(_split(classes, ignored, reference.ignore_index), BATCH, 0, 1))
-        raise AssertionError(f"{_explanation(verdict)}; {_first_gradient(loss, reference, classes, *first_batch)}")
+        raise AssertionError(f"{_explanation(judgement)}; {_first_gradient(loss, reference, classes, *first_batch)}")
 
 
-def learning_verdict(loss: Loss, reference: nn.CrossEntropyLoss, *, classes: int, ignored: float) -> Verdict:
-    """The verdict on `loss`: arguments as those of `assert_same_learning`."""
+def judge_learning(loss: Loss, reference: nn.CrossEntropyLoss, *, classes: int, ignored: float) -> Judgement:
+    """The judgement of `loss`: arguments as those of `assert_same_learning`."""
     if classes < 2 or not 0 <= ignored < 1:
         raise ValueError(
             f"classes={classes}, ignored={ignored}: expected 2 classes or more, and a part from 0 to below 1"
         )
-    check_loss(_in_float64(loss), classes, torch.float64)
+    validate_loss(_in_float64(loss), classes, torch.float64)
     train = _split(classes, ignored, reference.ignore_index)
     probe = _split(classes, 0, 0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # others only wait for each other on so small a network, on a busy machine for long
     try:
-        nudged = [_trained(reference, train, probe, n) for n in range(NUDGES + 1)]
+        unnudged, *nudged = [_trained(reference, train, probe, n) for n in range(NUDGES + 1)]
         candidate = _trained(loss, train, probe, 0)
     finally:
         torch.set_num_threads(threads)
-    (verdict,) = judge([Pair(candidate, nudged[0], nudged)])
-    return verdict
+    (judgement,) = judge([Pair(candidate, unnudged, unnudged, nudged)])
+    return judgement
 
 
 def _split(classes: int, ignored: float, ignore_index: int) -> Split:
@@ -104,20 +104,19 @@ def _trained(loss: Loss, train: Split, probe: Split, nudged: int) -> Trace:
     parameters = [*model.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     trace = Trace({"nudge": nudged}, torch.full((STEPS,), torch.nan, dtype=torch.float64))
-    schedule = one_cycle(optimizer, STEPS)
-    fit(model, loss, optimizer, schedule, train, probe, trace, batch_size=BATCH, seed=0, log_every=STEPS)
+    fit(Training(model, loss, optimizer, trace, BATCH, seed=0), train, probe, log_every=STEPS)
     return trace
 
 
-def _explanation(verdict: Verdict) -> str:
-    (pair,) = verdict.pairs
-    candidate, (reference, *nudged) = pair.candidate.losses, [each.losses for each in pair.references]
-    rounding = torch.stack([(each - reference).abs() for each in nudged]).amax(0)
+def _explanation(judgement: Judgement) -> str:
+    (pair,) = judgement.pairs
+    candidate, reference = pair.candidate.losses, pair.reference.losses
+    rounding = torch.stack([(each.losses - reference).abs() for each in pair.nudged]).amax(0)
     wrong = ~((candidate - reference).abs() <= 10 * rounding)  # so that NaN is wrong too
     at = int(wrong.int().argmax())
     return (
-        f"training is different from training with the reference: {verdict.excess:.1f} decades above the floor of "
-        f"rounding, where nudged runs reach {verdict.largest_null:.1f}, from step {verdict.left_floor} on; "
+        f"training is different from training with the reference: {judgement.margin:.1f} decades above the floor of "
+        f"rounding, where nudged runs reach {judgement.noise:.1f}, from step {judgement.left_floor} on; "
         f"loss at step {at + 1}: {candidate[at]:.17g}, expected {reference[at]:.17g}"
     )
 

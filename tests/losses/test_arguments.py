@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from drop_ins import Loss, each_function, each_module
 from torch import Tensor, nn, tensor
 from torch.nn.functional import cross_entropy as reference
+
+from tests.helpers.drop_ins import Loss, each_function, each_module
 
 Z = torch.linspace(-1, 1, 12).view(4, 3)
 T = tensor([0, 1, 2, 1])

@@ -1,14 +1,14 @@
 import torch
 from torch.nn.functional import cross_entropy
 
-from xent import CrossEntropyLossFromScratch
+from xent import ArticleCrossEntropyLoss
 
 
 def test_the_example_of_the_article_holds() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, 3)
     targets = torch.tensor([0, 1, 2, 1])
-    from_scratch = CrossEntropyLossFromScratch()(logits, targets)
+    from_scratch = ArticleCrossEntropyLoss()(logits, targets)
     assert f"{from_scratch.item():.4f}" == "1.4412"
     assert f"{cross_entropy(logits, targets).item():.4f}" == "1.4412"
     assert torch.isclose(from_scratch, cross_entropy(logits, targets))
@@ -16,4 +16,4 @@ def test_the_example_of_the_article_holds() -> None:
 
 def test_logits_of_1000_do_not_overflow() -> None:
     logits = torch.tensor([[1000.0, 0.0], [-1000.0, 0.0]])
-    assert CrossEntropyLossFromScratch()(logits, torch.tensor([0, 0])) == 500
+    assert ArticleCrossEntropyLoss()(logits, torch.tensor([0, 0])) == 500

@@ -5,9 +5,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from drop_ins import FUNCTIONS, MODULES, Loss, assert_same, each_function, each_module
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+
+from tests.helpers.drop_ins import FUNCTIONS, MODULES, Loss, assert_same, each_function, each_module
 
 with patch("torch.backends.disable_global_flags"):  # which would forbid every later test to choose deterministic cuDNN
     from torch.testing._internal.common_methods_invocations import op_db

@@ -5,8 +5,9 @@ from typing import Any
 import mpmath
 import pytest
 import torch
-from drop_ins import Loss, each_function
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.helpers.drop_ins import Loss, each_function
 
 FORBIDDEN = ("softmax", "logsumexp", "nll_loss", "cross_entropy", "logcumsumexp")
 

@@ -4,11 +4,12 @@ import contextlib
 
 import pytest
 import torch
-from drop_ins import Loss, assert_same, each_function, logits_and_target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy as reference
+
+from tests.helpers.drop_ins import Loss, assert_same, each_function, logits_and_target
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SPECIAL = (0.0, -torch.inf, torch.inf, torch.nan)

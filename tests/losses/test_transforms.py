@@ -5,12 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from drop_ins import Loss, each_function, each_module, logits_and_target
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn.functional import cross_entropy as reference
 from torch.utils.checkpoint import checkpoint
+
+from tests.helpers.drop_ins import Loss, each_function, each_module, logits_and_target
 
 ARGUMENTS = [{}, {"label_smoothing": 0.1}, {"ignore_index": 1}, {"reduction": "none"}]
 each_arguments = pytest.mark.parametrize("arguments", ARGUMENTS, ids=lambda a: ",".join(a) or "plain")

@@ -3,15 +3,24 @@
 Every check reads shapes and types alone, never a value on the device, so that none makes the host wait for it.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def check(
-    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
-) -> None:
+class Options(NamedTuple):
+    """What cross entropy takes besides logits and target; `weight` is `[classes]`."""
+
+    weight: Tensor | None
+    ignore_index: int
+    reduction: str
+    label_smoothing: float
+
+
+def check(input: Tensor, target: Tensor, options: Options) -> None:
     """Refuse what `torch.nn.functional.cross_entropy` refuses, and smoothing below 0, which it takes for 0.
 
     Raises:
@@ -21,6 +30,7 @@ def check(
         NotImplementedError: the input is not of a floating-point type of 16 bits or more.
         RuntimeError: any other mismatch of shapes or types; smoothing outside [0, 1].
     """
+    weight, ignore_index, reduction, label_smoothing = options
     for name, tensor in {"input": input, "target": target, "weight": weight}.items():
         if not isinstance(tensor, Tensor) and not (name == "weight" and tensor is None):
             raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")

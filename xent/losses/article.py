@@ -1,19 +1,18 @@
 """The cross entropy of the article that xent grew from: the plain case, step by step."""
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 
-class CrossEntropyLossFromScratch(nn.Module):
-    """Mean cross entropy of logits and class indices, through the logarithm of the softmax.
+class ArticleCrossEntropyLoss(nn.Module):
+    """Mean cross entropy of logits `[batch, classes]` and class indices `[batch]`, by the logarithm of the softmax.
 
     >>> logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 0.0]])
-    >>> CrossEntropyLossFromScratch()(logits, torch.tensor([0, 1]))
+    >>> ArticleCrossEntropyLoss()(logits, torch.tensor([0, 1]))
     tensor(0.3963)
     """
 
-    def forward(self, logits: Float[Tensor, "batch classes"], targets: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         largest = logits.max(dim=1, keepdim=True).values
         shifted = logits - largest  # exp cannot overflow
         sum_of_exp = torch.exp(shifted).sum(dim=1, keepdim=True)

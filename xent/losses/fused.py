@@ -1,5 +1,7 @@
 """Cross entropy with its gradient in closed form: softmax minus target."""
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -7,8 +9,26 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from xent.losses import scratch
-from xent.losses.arguments import check, class_dim, is_autocast, out_of_range
-from xent.losses.scratch import as_index, assemble, log_probabilities, widened
+from xent.losses.arguments import Options, check, class_dim, is_autocast, out_of_range
+from xent.losses.scratch import as_index, batch_loss, log_probabilities, widened
+
+
+def _ask(name: str) -> Callable[..., bool]:
+    """A private function of torch._C; in a PyTorch without it, one that always says yes: slower, and never wrong."""
+    try:
+        found: Callable[..., bool] = attrgetter(name)(torch._C)
+    except AttributeError:
+        return lambda *_: True
+    return found
+
+
+# Is torch.func looking on (grad, vmap, jvp)? It cannot see into a forward pass that makes its gradient itself.
+# A yes leads to the formula of xent.losses.scratch.
+_is_under_torch_func = _ask("_are_functorch_transforms_active")
+# Will this backward pass be asked for again (retain_graph)? A yes keeps the gradient that the forward pass made.
+_graph_is_kept = _ask("_autograd._get_current_graph_task_keep_graph")
+# Are many gradients asked for at once (is_grads_batched)? They do not fit into the one that is kept, so a yes keeps it.
+_is_batch_of_gradients = _ask("_functorch.is_legacy_batchedtensor")
 
 
 def fused_cross_entropy(
@@ -29,12 +49,13 @@ def fused_cross_entropy(
     """
     if _is_transformed(input, target):
         return scratch.cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
-    check(input, target, weight, ignore_index, reduction, label_smoothing)
+    options = Options(weight, ignore_index, reduction, label_smoothing)
+    check(input, target, options)
     if target.is_floating_point() or label_smoothing > 0:
-        return assemble(_ExpectedSurprise.apply, input, target, weight, ignore_index, reduction, label_smoothing)
+        return batch_loss(_ExpectedSurprise.apply, input, target, options)
     logits = widened(input)
     wants_gradient = torch.is_grad_enabled() and input.requires_grad
-    loss: Tensor = _Surprise.apply(logits, as_index(target, input), weight, ignore_index, reduction, wants_gradient)
+    loss: Tensor = _Surprise.apply(logits, as_index(target, input), options, wants_gradient)
     return loss if is_autocast(input) else loss.to(input.dtype)
 
 
@@ -42,7 +63,7 @@ def _is_transformed(*tensors: Tensor) -> bool:
     """Whether something other than autograd's backward pass is looking on."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or _is_under_torch_func()
         or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
     )
 
@@ -51,25 +72,18 @@ class _Surprise(torch.autograd.Function):
     """The surprise at class indices, weighted and reduced, and on the way its gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        ignore_index: int,
-        reduction: str,
-        wants_gradient: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, options: Options, wants_gradient: bool) -> Tensor:
+        weight = options.weight
         ctx.save_for_backward(logits, target, weight)
-        ctx.arguments = ignore_index, reduction
+        ctx.options = options._replace(weight=None)
         logits, dim = logits.detach(), class_dim(logits)  # detached, operations cost less
-        ignored = target == ignore_index
+        ignored = target == options.ignore_index
         index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
         if weight is None:
             weights = ignored.logical_not().to(logits.dtype)
         else:
             weights = weight.to(logits.dtype)[index].masked_fill(ignored, 0)
-        total = weights.sum() if reduction == "mean" else 1
+        total = weights.sum() if options.reduction == "mean" else 1
         factor = (weights / total).masked_fill_(ignored, 0)  # what the gradient of each row is multiplied by
         ctx.gradient = torch.empty_like(logits) if wants_gradient else None
         try:
@@ -79,22 +93,21 @@ class _Surprise(torch.autograd.Function):
         if weight is not None:
             losses *= weights
         losses.masked_fill_(ignored, 0)
-        return losses if reduction == "none" else losses.sum() / total
+        return losses if options.reduction == "none" else losses.sum() / total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         logits, target, weight = ctx.saved_tensors
-        ignore_index, reduction = ctx.arguments
-        by_row = grad.unsqueeze(class_dim(logits)) if reduction == "none" else grad
+        by_row = grad.unsqueeze(class_dim(logits)) if ctx.options.reduction == "none" else grad
         if torch.is_grad_enabled():  # asked for with create_graph: in operations that can be differentiated again
-            loss = scratch.cross_entropy(logits, target, weight, ignore_index, reduction)
+            loss = scratch.cross_entropy(logits, target, *ctx.options._replace(weight=weight))
             (gradient,) = torch.autograd.grad(loss, logits, grad, create_graph=True)
-        elif _is_needed_again(grad):
+        elif _graph_is_kept() or _is_batch_of_gradients(grad) or _is_under_torch_func():
             gradient = ctx.gradient * by_row
         else:
             gradient = ctx.gradient.mul_(by_row)
             del ctx.gradient
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None
 
 
 def _rows(logits: Tensor, index: Tensor, factor: Tensor, gradient: Tensor | None, dim: int) -> Tensor:
@@ -111,12 +124,6 @@ def _rows(logits: Tensor, index: Tensor, factor: Tensor, gradient: Tensor | None
         of_term = factor / (total_less_1 + 1)
         terms.mul_(of_term).scatter_(dim, index, -others * of_term)
     return torch.log1p(total_less_1) - at_target
-
-
-def _is_needed_again(grad: Tensor) -> bool:
-    """Whether what the forward pass left must outlive this backward pass: retain_graph, or a batch of gradients."""
-    keep: bool = torch._C._autograd._get_current_graph_task_keep_graph()
-    return keep or torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._are_functorch_transforms_active()
 
 
 class _ExpectedSurprise(torch.autograd.Function):

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xent.losses.arguments import check, class_dim, is_autocast, out_of_range
+from xent.losses.arguments import Options, check, class_dim, is_autocast, out_of_range
+
+ExpectedSurprise = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def cross_entropy(
@@ -45,8 +47,9 @@ def cross_entropy(
     Raises:
         what PyTorch raises: see xent/losses/arguments.py.
     """
-    check(input, target, weight, ignore_index, reduction, label_smoothing)
-    return assemble(expected_surprise, input, target, weight, ignore_index, reduction, label_smoothing)
+    options = Options(weight, ignore_index, reduction, label_smoothing)
+    check(input, target, options)
+    return batch_loss(expected_surprise, input, target, options)
 
 
 def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
@@ -61,18 +64,17 @@ def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
         logits: with the classes along `dim`.
         index: the target of each row, of the shape of `logits` but for a 1 along `dim`.
     """
-    largest = logits.detach().amax(
-        dim, keepdim=True
-    )  # a constant: what is subtracted cancels, and so does its gradient
+    # A constant: what is subtracted cancels, and so does its gradient.
+    largest = logits.detach().amax(dim, keepdim=True)
     at_target = logits.gather(dim, index)
-    behind = at_target < largest
-    shifted = logits - torch.where(behind, largest, at_target)  # z_j - m, and m is z_t for rows with the target on top
-    distance = largest - torch.where(behind, at_target, largest)  # m - z_t, without a gradient where that is zero
-    leave_out = torch.where(behind, torch.zeros_like(largest), -torch.inf)  # exp(-inf) = 0
+    wrong = at_target < largest  # rows that predict another class
+    shifted = logits - torch.where(wrong, largest, at_target)  # z_j - m, and m is z_t for rows with the target on top
+    distance = largest - torch.where(wrong, at_target, largest)  # m - z_t, without a gradient where that is zero
+    leave_out = torch.where(wrong, torch.zeros_like(largest), -torch.inf)  # exp(-inf) = 0
     with torch.no_grad():
         shifted.scatter_add_(dim, index, leave_out)
     terms = shifted.exp_().sum(dim, keepdim=True)
-    return (torch.log1p(terms - behind.to(terms.dtype)) + distance).squeeze(dim)
+    return (torch.log1p(terms - wrong.to(terms.dtype)) + distance).squeeze(dim)
 
 
 def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:
@@ -86,50 +88,39 @@ def log_probabilities(logits: Tensor, dim: int) -> Tensor:
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
 
-def assemble(
-    expected_surprise: Callable[[Tensor, Tensor, int], Tensor],
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    label_smoothing: float,
-) -> Tensor:
-    """What surrounds the loss of a row: precision, smoothing, weights, ignored targets and the reduction."""
+def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tensor, options: Options) -> Tensor:
+    """What surrounds the loss of a row: precision, smoothing, weights, ignored targets and the reduction.
+
+    Args:
+        expected_surprise: the function below of that name, or one of the same values.
+    """
     dim = class_dim(input)
     logits = widened(input)
     dtype = logits.dtype if is_autocast(input) else input.dtype
     total: Tensor | int
     if target.is_floating_point():
+        weight = options.weight
         dtype = torch.promote_types(dtype, target.dtype if weight is None else torch.result_type(target, weight))
-        distribution = weighted(smoothed(target.to(logits.dtype), label_smoothing, dim), weight, dim)
-        losses = expected_surprise(logits, distribution, dim)
+        losses = expected_surprise(logits, smoothed_and_weighted(target.to(logits.dtype), options, dim), dim)
         total = losses.numel()
     else:
-        losses, total = of_indices(
-            expected_surprise, logits, as_index(target, input), weight, ignore_index, label_smoothing, dim
-        )
-    if reduction == "none":
+        losses, total = index_losses(expected_surprise, logits, as_index(target, input), options)
+    if options.reduction == "none":
         return losses.to(dtype)
-    return (losses.sum() / total if reduction == "mean" else losses.sum()).to(dtype)
+    return (losses.sum() / total if options.reduction == "mean" else losses.sum()).to(dtype)
 
 
-def of_indices(
-    expected_surprise: Callable[[Tensor, Tensor, int], Tensor],
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    dim: int,
+def index_losses(
+    expected_surprise: ExpectedSurprise, logits: Tensor, target: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
     """The losses for class indices, and the number of those that count: the sum of their weights."""
-    ignored = target == ignore_index
+    dim, weight = class_dim(logits), options.weight
+    ignored = target == options.ignore_index
     index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
     try:
-        if label_smoothing > 0:
+        if options.label_smoothing > 0:
             one_hot = torch.zeros_like(logits).scatter(dim, index.unsqueeze(dim), 1)
-            losses = expected_surprise(logits, weighted(smoothed(one_hot, label_smoothing, dim), weight, dim), dim)
+            losses = expected_surprise(logits, smoothed_and_weighted(one_hot, options, dim), dim)
         else:
             losses = surprise(logits, index.unsqueeze(dim), dim)
     except RuntimeError as error:
@@ -138,7 +129,7 @@ def of_indices(
         total = ignored.numel() - ignored.count_nonzero()
     else:
         of_target = weight.to(torch.promote_types(weight.dtype, logits.dtype))[index]
-        losses = losses if label_smoothing > 0 else losses * of_target
+        losses = losses if options.label_smoothing > 0 else losses * of_target
         total = of_target.masked_fill(ignored, 0).sum()
     return losses.masked_fill(ignored, 0), total
 
@@ -153,19 +144,15 @@ def as_index(target: Tensor, input: Tensor) -> Tensor:
     return target.long() if input.ndim > 1 else target.long().reshape(())
 
 
-def smoothed(distribution: Tensor, label_smoothing: float, dim: int) -> Tensor:
-    """`(1 - s) q + s / C`."""
-    if label_smoothing == 0:
-        return distribution
-    return distribution * (1 - label_smoothing) + label_smoothing / distribution.shape[dim]
-
-
-def weighted(distribution: Tensor, weight: Tensor | None, dim: int) -> Tensor:
-    """`q_c` times the weight of class `c`."""
+def smoothed_and_weighted(distribution: Tensor, options: Options, dim: int) -> Tensor:
+    """`(1 - s) q_c + s / C`, times the weight of class `c`."""
+    weight, smoothing = options.weight, options.label_smoothing
+    if smoothing > 0:
+        distribution = distribution * (1 - smoothing) + smoothing / distribution.shape[dim]
     return distribution if weight is None else distribution * weight.view(-1, *[1] * (distribution.ndim - dim - 1))
 
 
-class CrossEntropyLoss(nn.CrossEntropyLoss):
+class CrossEntropyLossFromScratch(nn.CrossEntropyLoss):
     """`cross_entropy` as a module: `torch.nn.CrossEntropyLoss` in all but the computation."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

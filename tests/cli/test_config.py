@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from torch import nn
+
+from tests.helpers.commands import PROJECT, composed
+from xent.cli.compose import flat_settings, run_name
+from xent.cli.config import GROUPS, validated
+from xent.losses.impostors import MISTAKES
+from xent.training.errors import BadInput
+
+EXPERIMENTS = [file.stem for file in sorted((PROJECT / "configs" / "experiment").glob("*.yaml"))]
+CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((PROJECT / "configs" / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_composes_and_instantiates(group: str, choice: str) -> None:
+    custom = ["loss._target_=torch.nn.CrossEntropyLoss"] if choice == "custom" else []
+    cfg, choices = composed(f"{group}={choice}", *custom)
+    checked = validated(cfg)
+    assert choices[group] == choice
+    model = instantiate(checked.model, (1, 28, 28), 10)
+    loss = instantiate(checked.loss)
+    optimizer = instantiate(checked.optimizer, model.parameters())
+    assert isinstance(model, nn.Module)
+    assert isinstance(loss, nn.Module)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert len(checked.data.mean) == len(checked.data.std) in (1, 3)
+
+
+@pytest.mark.parametrize(
+    "override", ["epochs=two", "epochz=2", "precision=float8", "optimizer.lr=fast", "model.depth=3"]
+)
+def test_a_wrong_type_or_an_unknown_key_is_refused_when_composed(override: str) -> None:
+    with pytest.raises(HydraException):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=0", "epochs=0: expected"),
+        ("max_steps=0", "max_steps=0: expected"),
+        ("log_every=-1", "log_every=-1: expected"),
+        ("model.width=0", "model.width=0: expected"),
+        ("seed=-1", "seed=-1: expected"),
+        (f"seed={2**63}", f"seed={2**63}: expected"),
+        ("data.crop_padding=-1", "data.crop_padding=-1: expected"),
+        ("data.std=[0]", r"data.std=\[0.0\]: expected positive numbers"),
+        ("loss=custom", "loss._target_ is not set"),
+        ("+speed=3", "speed is not a setting: expected one of loss, "),
+        ("+model.depth=3", "model.depth is not a setting: expected one of model._target_, model.width"),
+    ],
+)
+def test_what_a_type_cannot_say_is_checked(override: str, message: str) -> None:
+    cfg, _ = composed(override)
+    with pytest.raises(BadInput, match=message):
+        validated(cfg)
+
+
+def test_settings_are_flat_and_a_group_stands_for_its_choice() -> None:
+    settings = flat_settings(*composed("loss=scratch", "precision=float64"))
+    assert settings["loss"] == "scratch"
+    assert settings["loss._target_"] == "xent.CrossEntropyLossFromScratch"
+    assert settings["optimizer.momentum"] == 0.9
+    assert settings["precision"] == "float64"
+    assert settings["max_steps"] is None
+    assert settings["data.mean"] == [0.1307]
+
+
+def test_a_run_is_named_by_what_its_command_line_changed() -> None:
+    assert run_name(["loss=scratch", "+seed=1"]) == "loss=scratch,seed=1"
+    assert run_name([]) == "defaults"
+    assert run_name(["data.root=/a/b"]) == "data.root=%2Fa%2Fb"
+    long = [f"data.root={'ä' * 300}"]
+    assert len(Path(run_name(long)).name.encode()) < 200
+    assert run_name(long) != run_name([*long, "seed=1"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    cfg, choices = composed(f"+experiment={experiment}")
+    assert choices["model"] == ("resnet" if experiment == "cifar10" else "mlp")
+    validated(cfg)
+
+
+def test_the_experiment_with_impostors_trains_every_one() -> None:
+    with initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+        cfg = compose("train", ["+experiment=impostors"], return_hydra_config=True)
+    swept = [loss.strip() for loss in cfg.hydra.sweeper.params.loss.split(",")]
+    assert swept == ["torch", *(f"impostor/{mistake}" for mistake in MISTAKES)]

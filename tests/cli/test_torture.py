@@ -1,0 +1,98 @@
+"""Runs killed at random moments, and gone on with: bit for bit what runs are that nothing happened to.
+
+One kill of each kind in `make test`; twenty in `make torture`, which prints how many of them left no trace.
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import PROJECT
+from tests.helpers.runs import differences
+
+# Checkpoints, events and evaluations take most of the time, so that most kills fall into one of them.
+SETTINGS = ["batch_size=4096", "max_steps=30", "log_every=1", "checkpoint_every=2"]
+MODELS = {"mlp": ["model=mlp"], "cnn": ["model=cnn", "model.width=4"]}
+AT_ONCE = 2
+
+
+def arguments(folder: Path, model: str, sweep: bool) -> list[str]:
+    how = ["-m", "loss=torch,scratch", f"hydra.sweep.dir={folder}"] if sweep else [f"hydra.run.dir={folder}"]
+    return [sys.executable, "train.py", *how, *MODELS[model], *SETTINGS]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not folder.exists():
+        time.sleep(0.01)
+
+
+def finish(command: list[str]) -> None:
+    process = start(command)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def kill_and_go_on(folder: Path, model: str, sweep: bool, after: float) -> bool:
+    """Kill a run, or sweep, so many seconds after it made its folder, and finish it. Whether it was killed in time."""
+    process = start(arguments(folder, model, sweep))
+    wait_for(folder, process)
+    time.sleep(after)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumable = not sweep and (folder / "checkpoint.pt").exists()
+    finish([sys.executable, "train.py", f"resume={folder}"] if resumable else arguments(folder, model, sweep))
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("sweep", [False, True], ids=["a run", "a sweep"])
+@pytest.mark.parametrize("model", MODELS)
+def test_killed_at_random_moments(
+    model: str, sweep: bool, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills = pytestconfig.getoption("kills")
+    whole = tmp_path / "whole"
+    process = start(arguments(whole, model, sweep))
+    wait_for(whole, process)
+    began = time.monotonic()
+    output, _ = process.communicate(timeout=300)
+    duration = time.monotonic() - began
+    assert process.returncode == 0, output
+
+    draw = random.Random()
+    moments = [draw.uniform(0, duration) for _ in range(kills)]
+
+    def parts(folder: Path) -> list[Path]:
+        return sorted(folder.glob("loss=*")) if sweep else [folder]
+
+    def trial(number: int) -> tuple[bool, list[str]]:
+        folder = tmp_path / str(number)
+        killed = kill_and_go_on(folder, model, sweep, moments[number])
+        assert len(parts(folder)) == len(parts(whole))
+        found = [name for ours, theirs in zip(parts(whole), parts(folder)) for name in differences(ours, theirs)]
+        if (
+            sweep
+            and (folder / "comparison" / "report.md").read_text() != (whole / "comparison" / "report.md").read_text()
+        ):
+            found.append("comparison")
+        shutil.rmtree(folder)
+        return killed, found
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = list(pool.map(trial, range(kills)))
+    different = {f"{moment:.2f} s": found for moment, (_, found) in zip(moments, results) if found}
+    with capsys.disabled():
+        killed = sum(killed for killed, _ in results)
+        print(f"\n{model}, {'a sweep' if sweep else 'a run'}: {kills - len(different)} of {kills} are bit for bit "
+              f"the run that was not killed ({killed} killed, of {duration:.1f} s)")  # fmt: skip
+    assert not different

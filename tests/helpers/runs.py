@@ -1,0 +1,64 @@
+"""Runs made up for the tests of what is done with runs, and how two that were trained differ."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util import tensor_util
+
+from xent.runs import checkpoint, traces
+from xent.training.trace import Trace
+
+
+def run(loss: str, shift: float = 0.0, steps: int = 4, precision: str = "float64", **settings: Any) -> Trace:
+    """A run whose losses lie `shift` from those of other runs, and its probe logits, relatively, so after step 0."""
+    dtype = getattr(torch, precision)
+    probes = {step: torch.full((4, 3), 3.0, dtype=dtype) * (1 + shift * (step > 0)) for step in (0, 1, 2, 4)}
+    of_loss = {"loss": loss, "loss._target_": f"their.{loss}"}
+    return Trace(
+        settings=of_loss | {"seed": 0, "nudge": 0, "precision": precision, "log_every": 10, "device": "cpu"} | settings,
+        losses=torch.linspace(2.0, 1.0, steps, dtype=torch.float64) + shift,
+        step=steps,
+        probe_logits={step: logits for step, logits in probes.items() if step <= steps},
+        tests={steps: (0.5, 0.75)},
+        name=",".join([loss, *(f"{key}={value}" for key, value in settings.items())]),
+    )
+
+
+def nudged(*shifts: float, **settings: Any) -> list[Trace]:
+    """A reference run and, for each shift, a nudged one that far from it."""
+    return [run("torch", shift=shift, nudge=n, **settings) for n, shift in enumerate((0.0, *shifts))]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Every scalar that a run wrote for TensorBoard, in the order of the file."""
+    (file,) = folder.glob("events.out.tfevents.*")
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if not value.metadata.plugin_data.plugin_name or value.metadata.plugin_data.plugin_name == "scalars":
+                found.setdefault(value.tag, []).append((event.step, tensor_util.make_ndarray(value.tensor).tobytes()))
+    return found
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between two finished runs: everything they left, but for the times of events."""
+    names = []
+    records, states = ([load(folder) for folder in (one, other)] for load in (traces.load, checkpoint.load))
+    for name in ("settings", "step", "losses", "probe_logits", "tests"):
+        if _bits(getattr(records[0], name)) != _bits(getattr(records[1], name)):
+            names.append(name)
+    for name in ("model", "loss", "optimizer", "random"):
+        if _bits(states[0][name]) != _bits(states[1][name]):
+            names.append(name)
+    return names + ["scalars"] * (scalars(one) != scalars(other))
+
+
+def _bits(value: Any) -> Any:
+    """A nested value with the bytes of its tensors, so that NaN equals itself and 0 differs from -0."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _bits(inner) for key, inner in value.items()}
+    return [_bits(inner) for inner in value] if isinstance(value, list | tuple) else value

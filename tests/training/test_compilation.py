@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import torch
+from torch._dynamo.utils import counters
+
+from tests.helpers.commands import command, small, the_line, trained
+
+CNN = small(model="cnn", **{"model.width": 4})
+
+
+def test_a_compiled_run_repeats_bit_for_bit(tmp_path: Path) -> None:
+    counters.clear()
+    runs = [trained(tmp_path / name, *CNN, "compile=true") for name in ("a", "b")]
+    assert counters["stats"]["unique_graphs"] == 4, "of each run the model and the loss, and no evaluation"
+    eager = trained(tmp_path / "eager", *CNN)
+    assert torch.equal(runs[0].losses, runs[1].losses)
+    assert torch.equal(runs[0].probe_logits[8], runs[1].probe_logits[8])
+    assert torch.equal(runs[0].probe_logits[0], eager.probe_logits[0]), "compiling leaves no trace in the model"
+    torch.testing.assert_close(runs[0].losses, eager.losses, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(runs[0].losses, eager.losses), "nothing was compiled"
+
+
+def test_without_a_c_compiler_it_says_so(tmp_path: Path) -> None:
+    settings = [*small(), "compile=true", f"hydra.run.dir={tmp_path / 'run'}"]
+    nothing_cached = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    line = the_line(command("train.py", *settings, "device=cpu", **nothing_cached))
+    assert line.startswith("compile=true: PyTorch cannot compile here (InvalidCxxCompiler")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,171 @@
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tests.helpers.commands import small, trained
+from xent.training.data import Split, batches
+from xent.training.evaluation import evaluate, predict
+from xent.training.loop import NOBODY, Step, Training, Watch, fit
+from xent.training.parity import scalars
+from xent.training.trace import Trace
+from xent.verdict.judging import bitwise_identical, gaps
+
+
+def split(n: int = 40, device: str = "cpu") -> Split:
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8).to(device)
+    mean, std = (torch.full((1, 1, 1), value, device=device) for value in (127.5, 63.75))
+    return Split(images, torch.arange(n, device=device) % 3, 3, mean, std)
+
+
+def fitted(steps: int, watch: Watch = NOBODY, log_every: int = 4, images: int = 40, device: str = "cpu") -> Trace:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trace = Trace({}, torch.full((steps,), torch.nan, device=device))
+    training = Training(model, nn.CrossEntropyLoss(), optimizer, trace, batch_size=8, seed=0)
+    fit(training, split(images, device), split(30, device), log_every, watch)
+    return trace
+
+
+def test_the_trace_holds_every_step_the_probe_steps_and_the_evaluations() -> None:
+    trace = fitted(steps=13)
+    assert trace.step == 13
+    assert trace.losses.isfinite().all()
+    assert list(trace.probe_logits) == [0, 1, 2, 4, 8, 13]
+    assert list(trace.tests) == [5, 10, 13], "after each epoch of five steps, and at the end"
+
+
+def test_every_logged_step_has_the_same_scalars() -> None:
+    logged: dict[int, dict[str, float]] = {}
+    model, reference = nn.Linear(16, 3), nn.CrossEntropyLoss()
+    model(torch.ones(1, 16)).sum().backward()  # there are gradients to take the norm of
+
+    def log(step: Step) -> None:
+        logged[step.number] = scalars(step, model, reference)
+
+    trace = fitted(13, Watch(log))
+    assert list(logged) == [4, 8, 12, 13], "every four steps, and the last"
+    tags = {"train/loss", "train/accuracy", "train/gradient_norm", "train/learning_rate"}
+    assert all(tags < set(found) for found in logged.values())
+    assert all(found["train/loss"] == trace.losses[step - 1].item() for step, found in logged.items())
+
+
+def test_whoever_watches_is_told_after_every_step_and_of_a_loss_that_is_no_number() -> None:
+    told: list[int] = []
+    trace = fitted(3, Watch(after_step=lambda: told.append(len(told) + 1)))
+    assert told == [1, 2, 3]
+    seen: list[int] = []
+    trace = Trace({}, torch.full((12,), torch.nan))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def nan_at_step_5(logits: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(logits, target) * (torch.nan if trace.step == 4 else 1)
+
+    training = Training(model, nan_at_step_5, optimizer, trace, batch_size=8, seed=0)
+    fit(training, split(), split(30), 100, Watch(on_nonfinite=lambda step: seen.append(step.number)))
+    assert seen[0] == 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_cuda_no_step_waits_for_the_device_that_is_not_logged() -> None:
+    def waits(steps: int) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                fitted(steps, log_every=1000, images=160, device="cuda")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    fitted(1, images=160, device="cuda")  # what PyTorch sets up at first may wait
+    assert waits(15) == waits(10) > 0, "those of the last step, and of making the splits"
+
+
+def test_the_loop_is_plain_stochastic_gradient_descent() -> None:
+    """The same training, written out, gives the same losses."""
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 3)
+    expected = []
+    for step, (images, target) in enumerate(batches(split(), batch_size=8, seed=0, steps=6)):
+        loss = cross_entropy(layer(images.flatten(1)), target)
+        expected.append(loss.item())
+        gradients = torch.autograd.grad(loss, list(layer.parameters()))
+        rate = 0.1 * min(1, (step + 1) / 1.2, (6 - step) / 4.8)
+        with torch.no_grad():
+            for parameter, gradient in zip(layer.parameters(), gradients):
+                parameter.sub_(rate * gradient)
+    assert fitted(6).losses.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_leaves_the_mode_and_the_statistics_of_the_model_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    evaluate(model, split())
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_evaluation_is_the_reference_loss_over_all_images() -> None:
+    data = split(2050)  # more than two chunks, and a rest
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    logits = model(data.normalised(data.images))
+    loss, accuracy = evaluate(model, data)
+    assert loss == pytest.approx(cross_entropy(logits, data.labels).item(), rel=1e-6)
+    assert accuracy == (logits.argmax(1) == data.labels).double().mean().item()
+    assert predict(model, data, 7).shape == (7, 3)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
+def test_training_twice_gives_the_same_bits(model: str, tmp_path: Path) -> None:
+    overrides = [f"model={model}", "max_steps=12", "log_every=5"]
+    first, second = (trained(tmp_path / name, *overrides) for name in ("a", "b"))
+    assert bitwise_identical(first, second)
+    assert first.tests == second.tests
+
+
+def test_another_seed_gives_another_run(tmp_path: Path) -> None:
+    first, second = (trained(tmp_path / str(seed), *small(seed=seed)) for seed in (0, 1))
+    assert not torch.equal(first.probe_logits[0], second.probe_logits[0])
+
+
+def test_in_float64_scratch_and_reference_agree_to_1e13_through_200_steps(tmp_path: Path) -> None:
+    overrides = ["model=mlp", "max_steps=200", "precision=float64"]
+    reference, candidate = (trained(tmp_path / loss, f"loss={loss}", *overrides) for loss in ("torch", "scratch"))
+    assert candidate.probe_logits[200].dtype == torch.float64
+    assert max(gaps(candidate, reference).values()) < 1e-13
+    assert not bitwise_identical(candidate, reference), "ours rounds differently somewhere: they are two computations"
+
+
+def test_in_float32_scratch_and_reference_agree_to_1e5_after_a_step(tmp_path: Path) -> None:
+    reference, candidate = (trained(tmp_path / loss, *small(loss=loss, max_steps=1)) for loss in ("torch", "scratch"))
+    gap = gaps(candidate, reference)
+    assert gap[0] == 0
+    assert 0 <= gap[1] < 1e-5
+
+
+def test_every_precision_starts_from_the_same_weights(tmp_path: Path) -> None:
+    starts = [trained(tmp_path / p, *small(precision=p, max_steps=1)).probe_logits[0] for p in ("float32", "float64")]
+    torch.testing.assert_close(*(start.double() for start in starts), rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_trains_under_autocast(tmp_path: Path) -> None:
+    trace = trained(tmp_path / "run", *small(precision="bfloat16"))
+    exact = trained(tmp_path / "exact", *small())
+    assert trace.losses.isfinite().all()
+    assert not torch.equal(trace.losses, exact.losses)
+    torch.testing.assert_close(trace.losses, exact.losses, rtol=0.05, atol=0.05)
+
+
+def test_a_nudge_moves_the_start_by_rounding_and_is_a_setting(tmp_path: Path) -> None:
+    plain, moved = (trained(tmp_path / str(n), *small(nudge=n, max_steps=1)) for n in (0, 1))
+    assert 0 < gaps(moved, plain)[0] < 1e-6
+    assert moved.settings["nudge"] == 1
+    assert {"machine.processor", "machine.threads", "machine.torch"} < set(moved.settings)

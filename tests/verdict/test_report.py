@@ -1,0 +1,141 @@
+import json
+from math import log10
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+from tests.helpers.runs import nudged, run
+from xent.compare import compare
+from xent.runs import traces
+from xent.training.trace import Trace
+from xent.verdict.judging import judge
+from xent.verdict.matching import pairs
+from xent.verdict.report import report
+
+
+def reported(folder: Path, *runs: Trace) -> None:
+    report(judge(pairs(list(runs))), folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    reported(tmp_path, *nudged(1e-14, 1e-14), run("scratch", shift=0.25), run("article", shift=1e-14))
+    return tmp_path
+
+
+def test_the_tables_name_every_candidate_and_its_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported(folder, *nudged(1e-14, 1e-14), run("scratch", shift=0.25), run("article", shift=1e-14))
+    printed = capsys.readouterr().out
+    page = (folder / "report.md").read_text()
+    for text in (
+        "torch",
+        "scratch",
+        "article",
+        "the reference",
+        "different",
+        "same within rounding",
+        "75.00%",
+        "+13.40",
+    ):
+        assert text in printed
+        assert text in page
+    assert "| scratch | 0e+00 | 2e-01 | 2e-01 | 2e-01 |" in page
+    assert "| floor: torch nudged |  | 1e-14 | 1e-14 | 1e-14 |" in page
+
+
+def test_the_figures_are_there_for_programs(folder: Path) -> None:
+    figures = json.loads((folder / "verdict.json").read_text())
+    assert figures["scratch"]["verdict"] == "different"
+    assert figures["scratch"]["left_floor"] == 1
+    assert figures["scratch"]["gap"]["2"] == pytest.approx(0.25)
+    assert figures["article"]["verdict"] == "same within rounding"
+    assert figures["article"]["margin"] == pytest.approx(0, abs=0.05)
+    assert figures["scratch"]["runs"][0]["reference"]["test_accuracy"] == 0.75
+
+
+def test_the_picture_is_a_picture(folder: Path) -> None:
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_draws_losses_and_gaps_over_each_other_and_the_floor(folder: Path) -> None:
+    def scalars(run: str) -> dict[str, list[tuple[int, float]]]:
+        events = EventAccumulator(str(folder / "curves" / run)).Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    gap, loss = f"log10 of the gap/{folder.parent.name}: torch", f"loss/{folder.parent.name}: torch"
+    assert scalars("scratch")[gap] == [(step, pytest.approx(log10(0.25))) for step in (1, 2, 4)], "no gap has no log"
+    assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
+    assert scalars("torch") == {loss: [(i, pytest.approx(2 - (i - 1) / 3)) for i in (1, 2, 3, 4)]}
+    assert scalars("scratch")[loss] == [(i, pytest.approx(2.25 - (i - 1) / 3)) for i in (1, 2, 3, 4)]
+
+
+def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
+    events = EventAccumulator(str(folder)).Reload()
+    assert events.Tags()["images"] == ["curves"]
+    (text,) = events.Tensors("verdict/text_summary")
+    assert b"same within rounding" in text.tensor_proto.string_val[0]
+    (layout,) = events.Tensors("custom_scalars__config__")
+    (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    sweep = folder.parent.name
+    assert section.title == f"{sweep}, against torch | different: scratch; same within rounding: article"
+    tags = [tag.replace("\\", "") for chart in section.chart for tag in chart.multiline.tag]
+    assert tags == [f"loss/{sweep}: torch$", f"log10 of the gap/{sweep}: torch$"]
+
+
+def test_a_long_curve_is_thinned_to_what_tensorboard_shows(tmp_path: Path) -> None:
+    reported(tmp_path, run("torch", steps=2500), run("scratch", steps=2500))
+    curve = EventAccumulator(str(tmp_path / "curves" / "torch")).Reload().Scalars(f"loss/{tmp_path.parent.name}: torch")
+    assert [event.step for event in curve] == list(range(3, 2501, 3))
+
+
+def test_candidates_are_named_by_all_that_differs(tmp_path: Path) -> None:
+    by_precision = [[*nudged(1e-14, precision=p), run("scratch", precision=p)] for p in ("float32", "float64")]
+    reported(tmp_path, *by_precision[0], *by_precision[1])
+    assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["scratch, float32", "scratch, float64"]
+    custom = [run("custom", **{"loss._target_": f"their.{name}"}) for name in "AB"]
+    reported(tmp_path, *nudged(1e-14), *custom)
+    assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["custom, their.A", "custom, their.B"]
+
+
+def test_a_reference_run_that_matches_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, trace in {"a": run("torch"), "b": run("scratch"), "c": run("torch", seed=1)}.items():
+        (tmp_path / name).mkdir()
+        traces.save(trace, tmp_path / name)
+    compare([tmp_path])
+    assert capsys.readouterr().out.endswith("the reference of no other run, so not used: c\n")
+
+
+def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported(tmp_path, run("torch"), run("scratch"))
+    assert (tmp_path / "curves.png").exists()
+    assert "no floor" not in capsys.readouterr().out
+
+
+def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reported(tmp_path, run("torch"), run("scratch", shift=0.1))
+    assert "no floor to judge by: train the reference with nudge=0,1,2 too" in capsys.readouterr().out
+
+
+def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:
+    reported(tmp_path, run("torch"), run("scratch", shift=float("nan")))
+    text = (tmp_path / "verdict.json").read_text()
+    (figures,) = json.loads(text, parse_constant=lambda name: pytest.fail(name)).values()
+    assert figures["largest_loss_difference"] is None
+
+
+def test_a_report_leaves_the_events_of_runs_below_it_alone(tmp_path: Path) -> None:
+    events = tmp_path / "run" / "events.out.tfevents.1"
+    events.parent.mkdir()
+    events.write_text("a run's")
+    reported(tmp_path, run("torch"), run("scratch", shift=0.1))
+    assert events.read_text() == "a run's"
+
+
+def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
+    for shift in (0.25, 0.5):
+        reported(tmp_path, run("torch"), run("scratch", shift=shift))
+    (events,) = (tmp_path / "curves" / "scratch").glob("events*")
+    curve = EventAccumulator(str(events)).Reload().Scalars(f"log10 of the gap/{tmp_path.parent.name}: torch")
+    assert curve[-1].value == pytest.approx(log10(0.5))

@@ -1,0 +1,1 @@
+"""What a person types and sees: configuration, resuming, sweeps, progress, and every refusal in one line."""

@@ -1,0 +1,47 @@
+"""A training at its first step, built from a configuration."""
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from xent.cli.compose import Run
+from xent.cli.config import Precision
+from xent.training.compilation import compile_ahead
+from xent.training.data import Split, batches
+from xent.training.errors import BadInput
+from xent.training.loop import Training
+from xent.training.nudge import nudge
+from xent.training.trace import Trace
+from xent.training.validate import validate_loss
+
+MAX_STEPS = 10**8  # their losses are kept
+
+
+def build(run: Run, train: Split) -> Training:
+    """Model, loss and optimizer at the first step of a training on `train`. BadInput if they cannot be built."""
+    config = run.config
+    if config.batch_size > len(train):
+        raise BadInput(f"batch_size={config.batch_size}: {config.data.dataset} has {len(train)} training images")
+    steps = train.steps_per_epoch(config.batch_size) * config.epochs
+    steps = min(steps, config.max_steps or steps)
+    if steps > MAX_STEPS:
+        raise BadInput(f"epochs={config.epochs} are {steps:,} steps: expected at most {MAX_STEPS:,}")
+
+    torch.manual_seed(config.seed)  # weights are drawn on the CPU in float32, whatever the device and precision
+    model = instantiate(config.model, train.shape, train.classes)
+    loss = instantiate(config.loss)
+    for name, module in {"model": model, "loss": loss}.items():
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
+    validate_loss(loss, train.classes)
+    model = model.to(run.dtype)
+    nudge(model, config.nudge)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model, loss = model.to(run.device, memory_format=layout), loss.to(run.device, run.dtype)
+    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
+    autocast = config.precision is Precision.bfloat16
+    if config.compile:
+        first = next(batches(train, config.batch_size, config.seed, steps=1))
+        print(f"compiled in {compile_ahead(model, loss, *first, autocast):.1f} s")
+    trace = Trace(run.settings, losses=torch.full((steps,), torch.nan, dtype=run.dtype, device=run.device))
+    return Training(model, loss, optimizer, trace, config.batch_size, config.seed, autocast)

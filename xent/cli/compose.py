@@ -1,0 +1,102 @@
+"""A run as Hydra composes it: what is registered for that, and what is made of it."""
+
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from xent.cli.config import GROUPS, SGD, AdamW, Config, Precision, validated
+from xent.losses.impostors import MISTAKES
+from xent.training.device import machine, prepare
+from xent.training.errors import BadInput
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+IMPOSTOR = "xent.losses.impostors.Impostor"
+
+
+class Run(NamedTuple):
+    """A run that is to be trained."""
+
+    config: Config
+    cfg: DictConfig  # what `config` was made of
+    settings: dict[str, Any]  # all of it by dotted names, and the machine
+    overrides: list[str]  # the command line that it was composed from
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+
+
+def register() -> None:
+    """Make the schema, the impostors and our resolvers known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="schema/optimizer", name="sgd", node=SGD)
+    store.store(group="schema/optimizer", name="adamw", node=AdamW)
+    for mistake in MISTAKES:
+        store.store(group="loss/impostor", name=mistake, node={"_target_": IMPOSTOR, "mistake": mistake})
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("impostors", lambda: ",".join(f"impostor/{m}" for m in MISTAKES), replace=True)
+
+
+def run_name(overrides: list[str]) -> str:
+    """What a run's command line changed, as the name of a folder: `loss=scratch,seed=1`."""
+    name = ",".join(override.lstrip("+") for override in overrides).replace("/", "%2F") or "defaults"
+    if len(name.encode()) > 200:  # a file system takes 255 bytes
+        name = f"{name[:40]}...{sha1(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def composed_run(cfg: DictConfig, choices: dict[str, str], overrides: list[str], folder: Path, swept: bool) -> Run:
+    """The run that a configuration describes, one of a sweep or not. BadInput if it cannot be done.
+
+    Args:
+        choices: of the configuration groups.
+    """
+    _keep_own_target(cfg, choices["loss"], swept)
+    config = validated(cfg)
+    device = prepare(config.device)
+    if device.type == "mps" and config.precision is Precision.float64:
+        raise BadInput("precision=float64: Apple's GPUs have no float64; train it with device=cpu")
+    dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
+    settings = flat_settings(cfg, choices) | {"device": str(device)} | machine(device)
+    return Run(config, cfg, settings, overrides, folder, device, dtype)
+
+
+def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
+    """Every setting by its dotted name, as JSON values, a group's own name standing for its choice.
+
+    >>> flat_settings(cfg, {"loss": "scratch", ...})
+    {"loss": "scratch", "optimizer.lr": 0.1, "seed": 0, ...}
+    """
+    flat: dict[str, Any] = {group: choices[group] for group in GROUPS}
+    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    for key, value in container.items():
+        flat |= {f"{key!s}.{name}": inner for name, inner in value.items()} if key in GROUPS else {str(key): value}
+    return flat
+
+
+def _keep_own_target(cfg: DictConfig, choice: str, swept: bool) -> None:
+    """Let `loss._target_=...` mean loss=custom alone: in a sweep over several losses, Hydra sets it for all of them.
+
+    Given beside one loss that is not custom, it is BadInput.
+    """
+    if "_target_" not in list(cfg.loss):  # not in cfg.loss: it counts a value of ??? as not there
+        raise BadInput(f"configs/loss/{choice}.yaml has no _target_: get it back")
+    file = CONFIGS / "loss" / f"{choice}.yaml"
+    own = IMPOSTOR if choice.startswith("impostor/") else yaml.safe_load(file.read_text())["_target_"]
+    if own != "???" and cfg.loss._target_ != own:
+        if not swept:
+            raise BadInput(f"loss._target_={cfg.loss._target_}: expected beside loss=custom, add that")
+        cfg.loss._target_ = own
+
+
+def write_configuration(run: Run) -> None:
+    """Leave the configuration in the run's folder, as Hydra would, but once it is known that the folder is free."""
+    (run.folder / ".hydra").mkdir(exist_ok=True)
+    OmegaConf.save(run.cfg, run.folder / ".hydra" / "config.yaml")
+    OmegaConf.save(run.overrides, run.folder / ".hydra" / "overrides.yaml")

@@ -1,0 +1,110 @@
+"""The schema of configs/: every setting, its type, and what its value may be."""
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from xent.training.datasets import Data
+from xent.training.errors import BadInput
+
+GROUPS = ("loss", "model", "data", "optimizer")
+
+
+class Precision(Enum):
+    """The arithmetic of a run. `bfloat16` is autocast: weights, data and the optimizer stay float32."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+
+# What to do when the loss is NaN or infinite. Written so, as `continue` is a word of Python's.
+OnNonfinite = Enum("OnNonfinite", ["stop", "continue"])
+
+
+@dataclass
+class Model:
+    """A function `(shape, classes, width) -> torch.nn.Module`; see xent/training/models.py."""
+
+    _target_: str
+    width: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, "model.width", self.width)
+
+
+@dataclass
+class Optimizer:
+    """A class of torch.optim. `lr` is the learning rate at the peak of the schedule."""
+
+    _target_: str
+    lr: float
+    weight_decay: float
+
+
+@dataclass
+class SGD(Optimizer):
+    momentum: float
+    nesterov: bool
+    fused: bool
+
+
+@dataclass
+class AdamW(Optimizer):
+    betas: tuple[float, float]
+    fused: bool
+
+
+@dataclass
+class Config:
+    """Every setting of a run. What each means stands beside its value in configs/train.yaml."""
+
+    loss: dict[str, Any]  # anyone's loss, so any arguments
+    model: Model
+    data: Data
+    optimizer: Optimizer
+    device: str
+    precision: Precision
+    channels_last: bool
+    compile: bool
+    seed: int
+    nudge: int
+    epochs: int
+    max_steps: int | None
+    batch_size: int
+    log_every: int
+    checkpoint_every: int | None
+    on_nonfinite: OnNonfinite
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "max_steps", "batch_size", "log_every", "checkpoint_every"):
+            _at_least(1, key, getattr(self, key))
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"seed={self.seed}: expected a whole number from 0 to 2**63 - 1")
+        if not 0 <= self.nudge < 2**63:
+            raise BadInput(f"nudge={self.nudge}: expected a whole number from 0, which leaves the weights alone")
+
+
+def _at_least(least: int, key: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise BadInput(f"{key}={value}: expected a whole number of at least {least}")
+
+
+def validated(cfg: DictConfig) -> Config:
+    """The composed configuration as a `Config`. BadInput if a value is missing, out of its range, or no setting."""
+    try:
+        config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise BadInput(f"{error.full_key} is not set: give it as {error.full_key}=...") from error
+    assert isinstance(config, Config)
+    nodes: dict[str, Any] = {"": config, "model.": config.model, "data.": config.data, "optimizer.": config.optimizer}
+    for prefix, node in nodes.items():
+        known = [field.name for field in fields(node)]
+        for key in vars(node):
+            if key not in known:  # Hydra lets + add any
+                choices = ", ".join(prefix + name for name in known)
+                raise BadInput(f"{prefix}{key} is not a setting: expected one of {choices}")
+    return config

@@ -1,0 +1,91 @@
+"""Whatever goes wrong, said in one line: what was given, what was expected, what to do."""
+
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from xent.cli.compose import CONFIGS
+from xent.runs.checkpoint import how_to_resume
+from xent.training.errors import BadInput, Stopped
+
+TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+@contextmanager
+def refusals_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
+    """End with what went wrong in a run, in one line, and take its folder back if nothing was written there."""
+    try:
+        yield
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
+        _discard(folder)
+        _refuse(error)
+    except Stopped as error:
+        print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
+        if swept:
+            raise  # when the other runs of the sweep are trained
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _discard(folder)
+        kept = f"to go on: {how_to_resume(folder)}" if folder.exists() else "before training began"
+        print(f"stopped; {kept}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:  # a mistake, ours or in what was named as loss._target_
+        traceback.print_exception(error)
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def refusals_of_a_command() -> Iterator[None]:
+    """End with what went wrong outside of a run, in one line."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it finds, for us to say in one line
+    try:
+        yield
+    except (YAMLError, UnicodeDecodeError) as error:
+        _refuse(BadInput(f"{_unreadable_yaml()} cannot be read ({error}): get it back"))
+    except Stopped:
+        print("not compared: a run had to stop", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
+        if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of which are both
+            why = f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."
+            _refuse(BadInput(why))
+        _refuse(error)
+
+
+def _discard(folder: Path) -> None:
+    """Take back the folder that Hydra made for a run, and for its sweep, if nothing was written there."""
+    with suppress(OSError):  # it holds something, or is gone
+        folder.rmdir()
+    if [path.name for path in folder.parent.iterdir()] == ["multirun.yaml"]:
+        shutil.rmtree(folder.parent)
+
+
+def _unreadable_yaml() -> Path | None:
+    """The file of configs/ that is damaged."""
+    for file in CONFIGS.rglob("*.yaml"):
+        try:
+            OmegaConf.load(file)
+        except (YAMLError, UnicodeDecodeError):
+            return file
+    return None
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """End with the error in one line, or with all of it where that is wanted."""
+    if TRACEBACK_WANTED:
+        raise error
+    message = str(error)
+    if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in message:
+        message += f": {error.__cause__}"
+    print(" ".join(message.partition("Config search path")[0].split()), file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,54 @@
+"""Going on with a run: its command line, and the checkpoint in its folder."""
+
+from pathlib import Path
+from typing import Any
+
+from xent.cli.compose import Run
+from xent.runs import checkpoint, traces
+from xent.training.errors import BadInput
+
+
+def resumed(arguments: list[str]) -> list[str]:
+    """`resume=FOLDER ...` as the command line that the run in that folder was begun with, and what else is given.
+
+    What would import and run code, or configure Hydra, is not taken from a file: it has to be given again. BadInput if
+    it was not, or the folder holds no run to go on with.
+    """
+    resume = [argument for argument in arguments if argument.startswith("resume=")]
+    if not resume:
+        return arguments
+    given = [argument for argument in arguments if argument not in resume]
+    folder = Path(resume[-1].removeprefix("resume="))
+    if {"-m", "--multirun"} & set(given) or (folder / "multirun.yaml").exists():
+        raise BadInput(f"resume={folder}: a sweep is finished by its own command with hydra.sweep.dir={folder}")
+    saved = checkpoint.load(folder)
+    if saved is None:
+        found = f"no {checkpoint.FILE} is there" if folder.is_dir() else "there is no such folder"
+        raise BadInput(f"resume={folder}: {found}, expected the folder of a run")
+    overrides = [override for override in saved["overrides"] if override not in given]
+    for override in overrides:
+        if "_target_" in override or "${" in override or override.lstrip("+~").startswith(("hydra", "-")):
+            raise BadInput(f"resume={folder}: that run was given {override}; if you trust it, give it again")
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+    return [*overrides, *given, f'hydra.run.dir="{quoted}"']
+
+
+def checkpoint_of(run: Run) -> dict[str, Any] | None:
+    """The checkpoint that a run is to go on from; None at its beginning. BadInput if its folder holds another run."""
+    saved = checkpoint.load(run.folder)
+    if saved:
+        checkpoint.check_same_run(saved, run.settings, run.folder)
+    elif (run.folder / traces.FILE).exists():
+        raise BadInput(
+            f"{run.folder} holds a {traces.FILE} and no {checkpoint.FILE} to go on from: give another folder"
+        )
+    return saved
+
+
+def is_finished(run: Run, saved: dict[str, Any] | None) -> bool:
+    """Whether the run came to its end, which is said then. A run of fewer epochs has not."""
+    if not saved or not (run.folder / traces.FILE).exists() or saved["settings"]["epochs"] != run.config.epochs:
+        return False
+    traces.load(run.folder)
+    print(f"{run.folder} is finished, after {len(saved['losses'])} steps")
+    return True

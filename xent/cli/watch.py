@@ -1,0 +1,79 @@
+"""What accompanies a training: TensorBoard, progress, checkpoints, Ctrl-C, and the first loss that is no number."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from xent.cli.compose import Run
+from xent.cli.config import OnNonfinite
+from xent.cli.interrupt import interrupted_between_steps
+from xent.cli.progress import progress
+from xent.runs import checkpoint, traces
+from xent.runs.events import EVENTS, RunLog
+from xent.runs.nonfinite import stop
+from xent.training.data import Split
+from xent.training.errors import Stopped
+from xent.training.loop import Step, Training, Watch
+from xent.training.parity import scalars
+from xent.training.trace import learned
+
+
+@contextmanager
+def watched(
+    run: Run, training: Training, train: Split, saved: dict[str, Any] | None
+) -> Iterator[tuple[Watch, dict[str, float]]]:
+    """Watch over a training from where it is, which is where `saved` says, to its end, or to Stopped or Ctrl-C.
+
+    Yields:
+        what is called while it trains, and the newest value of every tag in TensorBoard.
+    """
+    config, trace = run.config, training.trace
+    steps, steps_per_epoch = len(trace.losses), train.steps_per_epoch(config.batch_size)
+    checkpoint_every = config.checkpoint_every or steps_per_epoch
+    known = inspect.signature(nn.CrossEntropyLoss).parameters
+    reference = nn.CrossEntropyLoss(**{name: value for name, value in config.loss.items() if name in known})
+    (run.folder / traces.FILE).unlink(missing_ok=True)  # of fewer epochs
+    if saved is None:
+        for left in run.folder.glob(f"{EVENTS}*"):  # by a run that was killed before its first checkpoint
+            left.unlink()
+    with (
+        interrupted_between_steps() as asked,
+        RunLog(run.folder, trace.settings, saved["log"] if saved else None) as events,
+        progress(steps) as show,
+    ):
+        trace.events = events.file.name
+
+        def log(step: Step) -> None:
+            found = scalars(step, training.model, reference)
+            events.write(step.number, found)
+            show(step.number, found)
+
+        def save() -> None:
+            checkpoint.save(run.folder, training, run.overrides, events.position())
+
+        def after_step() -> None:
+            if trace.step in trace.tests:
+                events.write(trace.step, dict(zip(("test/loss", "test/accuracy"), trace.tests[trace.step])))
+            due = trace.step % checkpoint_every == 0 or trace.step % steps_per_epoch == 0 or trace.step == steps
+            if due or asked():
+                save()
+            if asked():
+                raise KeyboardInterrupt
+            if trace.step == steps_per_epoch and not learned(trace.losses[: trace.step]):
+                print(f"the loss did not fall in {trace.step} steps: this training learns nothing", file=sys.stderr)
+
+        if saved is None:
+            save()
+        on_nonfinite = stop(run.folder, training, train) if config.on_nonfinite is OnNonfinite.stop else None
+        try:
+            yield Watch(log, after_step, on_nonfinite), events.newest
+        except torch.OutOfMemoryError as error:
+            raise Stopped(
+                f"batch_size={config.batch_size} does not fit into the memory of {run.device}: "
+                f"try batch_size={max(1, config.batch_size // 2)}"
+            ) from error

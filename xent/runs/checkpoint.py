@@ -1,0 +1,134 @@
+"""All that a run needs to go on as if it had never stopped."""
+
+import os
+import shlex
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xent.runs.files import write_whole
+from xent.training.errors import BadInput
+from xent.training.loop import Training
+from xent.training.trace import NO_EFFECT, is_probe_step
+
+VERSION = 2
+FILE = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+STATES = ("model", "loss", "optimizer")
+
+
+def save(folder: Path, training: Training, overrides: list[str], log: dict[str, Any]) -> None:
+    """Write `checkpoint.pt`, whole or not at all, and keep the one before it. Stopped if it cannot be written.
+
+    Args:
+        overrides: the command line of the run.
+        log: the position of its event file.
+    """
+    trace = training.trace
+    content = {name: getattr(training, name).state_dict() for name in STATES} | {
+        "version": VERSION,
+        "overrides": overrides,
+        "settings": trace.settings,
+        "random": {device: _generator(device).get_state() for device in {"cpu", str(trace.losses.device)}},
+        "losses": trace.losses[: trace.step].clone(),  # a view would be saved with all that it is a view of
+        "probe_logits": trace.probe_logits,
+        "tests": trace.tests,
+        "log": log,
+    }
+    whole = BytesIO()
+    torch.save(content, whole)
+    write_whole(folder / FILE, whole.getbuffer(), previous=folder / PREVIOUS)
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The newest undamaged checkpoint, newer ones put aside; None without any. BadInput if all are damaged."""
+    damaged: dict[Path, str] = {}
+    for file in (folder / FILE, folder / PREVIOUS):
+        if not file.exists():  # the newest has no name yet if the run was killed while it was to get one
+            continue
+        try:
+            saved = _read(file)
+        except BadInput as error:
+            damaged[file] = str(error)
+            continue
+        for newer, fault in damaged.items():
+            aside = newer.rename(newer.with_suffix(".damaged"))
+            step = len(saved["losses"])
+            print(f"{fault}: it is now {aside.name}, going back to step {step}, {file.name}", file=sys.stderr)
+        return saved
+    if damaged:
+        raise BadInput(f"{'; '.join(damaged.values())}: train the run again in another folder")
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if broken := archive.testzip():  # torch.load does not look at the checksums
+                raise ValueError(f"wrong checksum of {broken}")
+        saved = torch.load(file, map_location="cpu", weights_only=True)  # which runs nothing that the file holds
+        version = saved["version"]
+    except Exception as error:  # a file that anyone may have written raises anything
+        reason = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+        raise BadInput(f"{file} is damaged ({reason})") from error
+    if version != VERSION:
+        raise BadInput(f"{file} is of version {version}, this xent reads {VERSION}")
+    assert isinstance(saved, dict)
+    return saved
+
+
+def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
+    """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and more epochs."""
+    old = saved["settings"]
+    changed = [
+        f"{key}={old.get(key)}, not {settings.get(key)}"
+        for key in old | settings
+        if key not in (*NO_EFFECT, "epochs_before") and old.get(key) != settings.get(key)
+        if key != "epochs" or settings["epochs"] < old["epochs"]
+        if old.get(group := key.partition(".")[0]) == settings.get(group) or key == group  # another choice says it all
+    ]
+    if changed:
+        raise BadInput(f"{folder} holds a run with {', '.join(changed)}: give its settings, or another folder")
+
+
+def restore(saved: dict[str, Any], training: Training) -> None:
+    """Put a training, set up from the same settings, where a checkpoint says. More epochs are noted in its settings.
+
+    Of the generators of random numbers too, so do this last. BadInput if there are other parameters.
+    """
+    for name in STATES:
+        try:
+            getattr(training, name).load_state_dict(saved[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise BadInput(f"the {name} is not what it was when the run began ({reason})") from error
+    trace, device, steps = training.trace, training.trace.losses.device, len(training.trace.losses)
+    trace.step = len(saved["losses"])
+    trace.losses[: trace.step] = saved["losses"].to(device)
+    # without the last step of a shorter run, which is none to look at in a longer one
+    trace.probe_logits = {s: v.to(device) for s, v in saved["probe_logits"].items() if is_probe_step(s, steps)}
+    trace.tests = saved["tests"]
+    before = saved["settings"].get("epochs_before", [])
+    if saved["settings"]["epochs"] != trace.settings["epochs"]:
+        before = [*before, saved["settings"]["epochs"]]
+    if before:  # the learning rate was another: no run of as many epochs from the start is matched with this one
+        trace.settings["epochs_before"] = before
+    for name, state in saved["random"].items():
+        _generator(name).set_state(state)
+
+
+def _generator(device: str) -> torch.Generator:
+    """The generator of random numbers that PyTorch uses on a device where no other is given."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        return torch.cuda.default_generators[int(index or 0)]
+    return torch.mps._get_default_mps_generator() if kind == "mps" else torch.default_generator
+
+
+def how_to_resume(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"python train.py resume={shlex.quote(os.path.relpath(folder))}"

@@ -1,0 +1,58 @@
+"""The device a run trains on, set up to repeat itself."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from xent.training.errors import BadInput
+
+
+def prepare(name: str) -> torch.device:
+    """Choose the device and ask PyTorch for arithmetic on it that repeats.
+
+    Deterministic algorithms where there are any (a warning names an operation that has none) and no TF32, which
+    keeps 10 of float32's 23 bits.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes the first there is of cuda, mps, cpu. BadInput if
+            PyTorch sees no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise BadInput(f"device={name}: expected auto, cpu, cuda, cuda:1 or mps")
+    seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= seen:
+        raise BadInput(
+            f"device={name}: PyTorch {torch.__version__} sees {seen or 'no'} {device.type} device{'s'[: seen != 1]} "
+            "on this machine; train with device=cpu, or install a PyTorch built for the device"
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What else the last bits of a run depend on: the processor, the number of its threads, and PyTorch."""
+    if device.type == "cuda":
+        processor, threads = torch.cuda.get_device_name(device), 0
+    else:
+        processor, threads = _processor(), torch.get_num_threads()
+    return {"machine.processor": processor, "machine.threads": threads, "machine.torch": str(torch.__version__)}
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # elsewhere than on Linux, Python knows
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
