@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from xent.cli.build import build
+from xent.cli.callbacks import callbacks_of
 from xent.cli.compose import Run, composed_run, register, write_configuration
+from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
 from xent.cli.progress import print_result
-from xent.cli.refusals import refusals_of_a_command, refusals_of_a_run
 from xent.cli.resume import checkpoint_of, is_finished, resumed
-from xent.cli.watch import watched
 from xent.runs import checkpoint, traces
 from xent.runs.files import locked
 from xent.training.datasets import load
@@ -32,7 +32,7 @@ register()
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     folder, swept = Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN
-    with refusals_of_a_run(folder, swept):
+    with errors_of_a_run(folder, swept):
         train(composed_run(cfg, job.runtime.choices, list(job.overrides.task), folder, swept))
 
 
@@ -48,13 +48,13 @@ def train(run: Run) -> None:
             checkpoint.restore(saved, training)
         write_configuration(run)
         start = time.perf_counter()
-        with watched(run, training, images, saved) as (watch, newest):
-            fit(training, images, test_images, run.config.log_every, watch)
+        with callbacks_of(run, training, images, saved) as (callbacks, newest):
+            fit(training, images, test_images, run.config.log_every, callbacks)
         traces.save(training.trace, run.folder)
         print_result(newest, training.trace.step, time.perf_counter() - start, run.folder)
 
 
 if __name__ == "__main__":
-    with refusals_of_a_command():
+    with errors_of_a_command():
         sys.argv[1:] = resumed(sys.argv[1:])
         main()

@@ -32,7 +32,7 @@ SWITCHES = [  # its name, off, on, and the runs that are trained with each
     ("channels_last", "False", "True", "model=cnn max_steps=40 precision=float32,float64 seed=0,1 nudge=0,1,2"),
     ("optimizer.fused", "False", "True", "model=mlp max_steps=120 precision=float32,float64 seed=0,1 nudge=0,1,2"),
     ("precision", "float32", "bfloat16", "model=cnn max_steps=40 seed=0,1 nudge=0,1"),
-    ("machine.threads", "1", "2", "model=cnn max_steps=40 seed=0,1 nudge=0,1,2"),
+    ("machine.threads", "1", "2", "model=cnn max_steps=40 precision=float32,float64 seed=0,1 nudge=0,1,2"),
     ("compile", "False", "True", "model=mlp max_steps=120 nudge=0,1"),
     ("compile", "False", "True", "model=resnet max_steps=40 nudge=0,1"),
 ]
@@ -88,7 +88,7 @@ def main() -> None:
                 else:
                     ratios = (seconds[p.candidate.folder] / seconds[p.reference.folder] for p in judgement.pairs)
                     time, cost = median(ratios), ""
-                decades = (f"{found or 0:+.2f}" for found in (judgement.margin, judgement.noise))
+                decades = (f"{found or 0:+.2f}" for found in (judgement.outputs.margin, judgement.outputs.noise))
                 row = f"{before} to {after}", model, precision, f"{time:.2f}", cost, judgement.verdict, *decades
                 result.add_row(switch, *row)
     CONSOLE.print(result)

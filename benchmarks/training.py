@@ -25,12 +25,12 @@ from torchvision import datasets, transforms
 
 import xent
 from benchmarks.measure import CONSOLE, PROJECT, Work, interleaved, measured_device, ratio, table, typical
-from xent.runs.events import RunLog
+from xent.runs.event_file import RunLog
 from xent.training import models
 from xent.training.data import Split, batches
 from xent.training.datasets import Data, load
 from xent.training.evaluation import PROBE, evaluate
-from xent.training.loop import Training, Watch, fit
+from xent.training.loop import Callbacks, Training, fit
 from xent.training.parity import scalars
 from xent.training.trace import Trace
 
@@ -80,8 +80,8 @@ def fit_an_epoch(name: str, train: Split, test: Split, loss: str) -> None:
     trace = Trace({}, torch.full((steps,), torch.nan, device=train.labels.device))
     training = Training(model, LOSSES[loss](), optimizer, trace, BATCH, seed=0)
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as events:
-        watch = Watch(lambda step: events.write(step.number, scalars(step, model, reference)))
-        fit(training, train, test, log_every=20, watch=watch)
+        callbacks = Callbacks(lambda step: events.write(step.number, scalars(step, model, reference)))
+        fit(training, train, test, log_every=20, callbacks=callbacks)
 
 
 def variants(name: str, train: Split, test: Split) -> dict[str, tuple[int, Work]]:

@@ -208,7 +208,7 @@ def gallery() -> None:
         judgement = judge_learning(loss, reference, classes=10, ignored=ignored)
         found = [f"{errors[f'train_parity/{of}_error']:.0e}" for of in ("loss", "gradient")]
         rows.append([f"`{name}`", (mistake.__doc__ or "").strip().rstrip("."), *found, judgement.left_floor,
-                     f"{judgement.margin:+.1f}", judgement.verdict])  # fmt: skip
+                     f"{judgement.outputs.margin:+.1f}", judgement.verdict])  # fmt: skip
     table(
         "impostor | its mistake | loss off by | gradient off by | left the floor at step | decades above | verdict",
         rows,

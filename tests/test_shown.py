@@ -37,9 +37,11 @@ def trainings(text: str) -> list[str]:
 
 
 COMMANDS = [line for page in PAGES for line in lines(page)]
+ENVIRONMENT = re.compile(r"^(?:[A-Z_]+=\S+ )+(?=python )")
 EXAMPLES = [example for example in trainings(HELP.read_text()) if "[" not in example]
 TRAININGS = dict.fromkeys(
     [line for line in COMMANDS if line.startswith("python train.py")]
+    + [ENVIRONMENT.sub("", line) for line in COMMANDS if ENVIRONMENT.match(line)]
     + EXAMPLES
     + [line for file in EXPERIMENTS for line in trainings(file.read_text())]
 )
@@ -72,10 +74,14 @@ def test_a_training_that_is_shown(line: str) -> None:
             arguments += ["seed=0", "nudge=0,1", "precision=float32"]
     result = train_py(*arguments)
     assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
-    assert list(Path("outputs").glob("*/comparison/report.md" if "-m" in arguments else "*/trace.npz"))
+    compared = "-m" in arguments and ("+experiment=arithmetic" not in arguments or "loss=torch," in line)
+    assert list(Path("outputs").glob("*/comparison/report.md" if compared else "**/trace.npz"))
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("python train.py")])
+OTHERS = [line for line in COMMANDS if not line.startswith(("python ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"))]
+
+
+@pytest.mark.parametrize("line", OTHERS)
 def test_another_command_that_is_shown(line: str) -> None:
     makefile = (PROJECT / "Makefile").read_text()
     if line.startswith("make "):
@@ -91,6 +97,22 @@ def test_another_command_that_is_shown(line: str) -> None:
         script = f"{line.replace('&& compinit', '&& compinit -u')} && complete -p"  # unasked, whoever owns its files
         done = subprocess.run([shell, "-c", script], cwd=PROJECT, env=os.environ | {"PATH": path}, capture_output=True)
         assert b"-F hydra_bash_completion python" in done.stdout, done.stderr
+
+
+COMPARED = [block for page in PAGES for block in blocks(page, "console") if "xent.compare" in block]
+
+
+@pytest.mark.parametrize("block", COMPARED, ids=lambda block: block.split()[-2])
+def test_runs_of_several_commands_are_compared(block: str, tmp_path: Path) -> None:
+    """As they are shown, but for their size, each in a process that has its environment from the start."""
+    for line in block.splitlines():
+        environment = dict(part.split("=") for part in (ENVIRONMENT.match(line) or [""])[0].split())
+        arguments = shlex.split(ENVIRONMENT.sub("", line))[1:]
+        if "-m xent.compare" not in line:
+            arguments += ["model.width=4", "max_steps=4", "seed=0", f"data.root={PROJECT / 'data'}"]
+        arguments[0] = arguments[0].replace("train.py", str(PROJECT / "train.py"))
+        result = command(*arguments, cwd=tmp_path, PYTHONPATH=str(PROJECT), **environment)
+        assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_make_compare_is_the_proof() -> None:
@@ -109,7 +131,9 @@ def test_all_code_is_known_to_a_test() -> None:
     """What stands in the pages of docs/ is written there by docs/__main__.py, as tests/test_docs.py holds."""
     for page in PAGES:
         languages = {language for language, _ in BLOCK.findall(page.read_text())}
-        assert languages <= ({"console", "python", ""} if page.name == "README.md" else {"python", "text", "math"})
+        assert languages <= (
+            {"console", "python", ""} if page.name == "README.md" else {"console", "python", "text", "math", ""}
+        )
 
 
 def test_help_names_every_choice() -> None:

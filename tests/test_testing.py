@@ -51,6 +51,23 @@ def test_nan_is_different() -> None:
         assert_same_learning(lambda logits, target: logits.sum() * torch.nan)
 
 
+def test_a_loss_that_trains_the_same_and_reports_something_else_is_caught() -> None:
+    def twice_the_value(logits: Tensor, target: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(logits, target)
+        return loss + loss.detach()
+
+    def nan_for_a_value(logits: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, target) + torch.nan
+
+    def a_billionth_more(logits: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, target) + 1e-9
+
+    for loss in (twice_the_value, nan_for_a_value, a_billionth_more):
+        says = "the loss has other values, though training is the same as .* from step 1 on; loss at step 1: "
+        with pytest.raises(AssertionError, match=says):
+            assert_same_learning(loss)
+
+
 def test_a_fixed_number_in_place_of_the_batch_size_is_different() -> None:
     for size in (32, 64, 128):
         with pytest.raises(AssertionError):

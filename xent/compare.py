@@ -19,8 +19,8 @@ def compare(folders: list[Path], by: str = "loss", reference: str | None = None,
         output: where to write the report; by default `comparison` beside the runs.
 
     Returns:
-        0 if every candidate is the same as its reference, 1 if one is different, 2 if there is no floor to judge by, or
-        neither learned anything.
+        0 if every candidate is the same as its reference, if within rounding; 1 if one learns differently or reports
+        other values; 2 if there is no floor to judge by, or neither learned anything.
     """
     traces = load_runs(folders)
     found = pairs(traces, by, reference)
@@ -31,7 +31,9 @@ def compare(folders: list[Path], by: str = "loss", reference: str | None = None,
     if unused:
         print(f"the reference of no other run, so not used: {', '.join(unused)}")
     verdicts = {judgement.verdict for judgement in judgements}
-    return 1 if Verdict.DIFFERENT in verdicts else 2 if verdicts & {Verdict.NO_FLOOR, Verdict.NOTHING_LEARNED} else 0
+    if verdicts & {Verdict.DIFFERENT, Verdict.OTHER_VALUES}:
+        return 1
+    return 2 if verdicts & {Verdict.NO_FLOOR, Verdict.NOTHING_LEARNED} else 0
 
 
 def main(arguments: list[str] | None = None) -> None:

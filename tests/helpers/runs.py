@@ -8,19 +8,34 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.util import tensor_util
 
 from xent.runs import checkpoint, traces
-from xent.training.trace import Trace
+from xent.training.trace import Trace, is_probe_step
 
 
-def run(loss: str, shift: float = 0.0, steps: int = 4, precision: str = "float64", **settings: Any) -> Trace:
-    """A run whose losses lie `shift` from those of other runs, and its probe logits, relatively, so after step 0."""
+def run(
+    loss: str,
+    shift: float = 0.0,
+    steps: int = 4,
+    precision: str = "float64",
+    loss_shift: float | None = None,
+    **settings: Any,
+) -> Trace:
+    """A run whose probe logits are `shift` from those of other runs, relatively, so after step 0.
+
+    Its losses are `loss_shift` from theirs, by default as far as its logits.
+    """
     dtype = getattr(torch, precision)
-    probes = {step: torch.full((4, 3), 3.0, dtype=dtype) * (1 + shift * (step > 0)) for step in (0, 1, 2, 4)}
+    probes = {
+        step: torch.full((4, 3), 3.0, dtype=dtype) * (1 + shift * (step > 0))
+        for step in range(steps + 1)
+        if is_probe_step(step, steps)
+    }
     of_loss = {"loss": loss, "loss._target_": f"their.{loss}"}
     return Trace(
         settings=of_loss | {"seed": 0, "nudge": 0, "precision": precision, "log_every": 10, "device": "cpu"} | settings,
-        losses=torch.linspace(2.0, 1.0, steps, dtype=torch.float64) + shift,
+        losses=torch.linspace(2.0, 1.0, steps, dtype=torch.float64)
+        * (1 + (shift if loss_shift is None else loss_shift)),
         step=steps,
-        probe_logits={step: logits for step, logits in probes.items() if step <= steps},
+        probe_logits=probes,
         tests={steps: (0.5, 0.75)},
         name=",".join([loss, *(f"{key}={value}" for key, value in settings.items())]),
     )

@@ -9,10 +9,11 @@ from torch.nn.functional import cross_entropy
 from tests.helpers.commands import small, trained
 from xent.training.data import Split, batches
 from xent.training.evaluation import evaluate, predict
-from xent.training.loop import NOBODY, Step, Training, Watch, fit
+from xent.training.loop import NO_CALLBACKS, Callbacks, Step, Training, fit
 from xent.training.parity import scalars
 from xent.training.trace import Trace
-from xent.verdict.judging import bitwise_identical, gaps
+from xent.verdict.floor import output_gaps
+from xent.verdict.judging import bitwise_identical
 
 
 def split(n: int = 40, device: str = "cpu") -> Split:
@@ -22,13 +23,15 @@ def split(n: int = 40, device: str = "cpu") -> Split:
     return Split(images, torch.arange(n, device=device) % 3, 3, mean, std)
 
 
-def fitted(steps: int, watch: Watch = NOBODY, log_every: int = 4, images: int = 40, device: str = "cpu") -> Trace:
+def fitted(
+    steps: int, callbacks: Callbacks = NO_CALLBACKS, log_every: int = 4, images: int = 40, device: str = "cpu"
+) -> Trace:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trace = Trace({}, torch.full((steps,), torch.nan, device=device))
     training = Training(model, nn.CrossEntropyLoss(), optimizer, trace, batch_size=8, seed=0)
-    fit(training, split(images, device), split(30, device), log_every, watch)
+    fit(training, split(images, device), split(30, device), log_every, callbacks)
     return trace
 
 
@@ -48,7 +51,7 @@ def test_every_logged_step_has_the_same_scalars() -> None:
     def log(step: Step) -> None:
         logged[step.number] = scalars(step, model, reference)
 
-    trace = fitted(13, Watch(log))
+    trace = fitted(13, Callbacks(log))
     assert list(logged) == [4, 8, 12, 13], "every four steps, and the last"
     tags = {"train/loss", "train/accuracy", "train/gradient_norm", "train/learning_rate"}
     assert all(tags < set(found) for found in logged.values())
@@ -57,7 +60,7 @@ def test_every_logged_step_has_the_same_scalars() -> None:
 
 def test_whoever_watches_is_told_after_every_step_and_of_a_loss_that_is_no_number() -> None:
     told: list[int] = []
-    trace = fitted(3, Watch(after_step=lambda: told.append(len(told) + 1)))
+    trace = fitted(3, Callbacks(after_step=lambda: told.append(len(told) + 1)))
     assert told == [1, 2, 3]
     seen: list[int] = []
     trace = Trace({}, torch.full((12,), torch.nan))
@@ -68,7 +71,7 @@ def test_whoever_watches_is_told_after_every_step_and_of_a_loss_that_is_no_numbe
         return cross_entropy(logits, target) * (torch.nan if trace.step == 4 else 1)
 
     training = Training(model, nan_at_step_5, optimizer, trace, batch_size=8, seed=0)
-    fit(training, split(), split(30), 100, Watch(on_nonfinite=lambda step: seen.append(step.number)))
+    fit(training, split(), split(30), 100, Callbacks(on_nonfinite=lambda step: seen.append(step.number)))
     assert seen[0] == 5
 
 
@@ -140,13 +143,13 @@ def test_in_float64_scratch_and_reference_agree_to_1e13_through_200_steps(tmp_pa
     overrides = ["model=mlp", "max_steps=200", "precision=float64"]
     reference, candidate = (trained(tmp_path / loss, f"loss={loss}", *overrides) for loss in ("torch", "scratch"))
     assert candidate.probe_logits[200].dtype == torch.float64
-    assert max(gaps(candidate, reference).values()) < 1e-13
+    assert max(output_gaps(candidate, reference).values()) < 1e-13
     assert not bitwise_identical(candidate, reference), "ours rounds differently somewhere: they are two computations"
 
 
 def test_in_float32_scratch_and_reference_agree_to_1e5_after_a_step(tmp_path: Path) -> None:
     reference, candidate = (trained(tmp_path / loss, *small(loss=loss, max_steps=1)) for loss in ("torch", "scratch"))
-    gap = gaps(candidate, reference)
+    gap = output_gaps(candidate, reference)
     assert gap[0] == 0
     assert 0 <= gap[1] < 1e-5
 
@@ -166,6 +169,6 @@ def test_bfloat16_trains_under_autocast(tmp_path: Path) -> None:
 
 def test_a_nudge_moves_the_start_by_rounding_and_is_a_setting(tmp_path: Path) -> None:
     plain, moved = (trained(tmp_path / str(n), *small(nudge=n, max_steps=1)) for n in (0, 1))
-    assert 0 < gaps(moved, plain)[0] < 1e-6
+    assert 0 < output_gaps(moved, plain)[0] < 1e-6
     assert moved.settings["nudge"] == 1
     assert {"machine.processor", "machine.threads", "machine.torch"} < set(moved.settings)

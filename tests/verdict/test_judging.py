@@ -5,7 +5,8 @@ import torch
 
 from tests.helpers.runs import nudged, run
 from xent.training.trace import Trace
-from xent.verdict.judging import Judgement, Verdict, gaps, judge
+from xent.verdict.floor import loss_gaps, output_gaps
+from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
 
 
@@ -15,17 +16,24 @@ def judged(*runs: Trace) -> Judgement:
 
 
 def test_the_gap_is_the_relative_distance_of_the_probe_logits() -> None:
-    assert gaps(run("scratch", shift=0.25), run("torch")) == {0: 0, 1: 0.25, 2: 0.25, 4: 0.25}
+    assert output_gaps(run("scratch", shift=0.25), run("torch")) == {0: 0, 1: 0.25, 2: 0.25, 4: 0.25}
+
+
+def test_the_gap_of_the_losses_is_that_from_one_probe_step_to_the_next() -> None:
+    candidate, reference = run("scratch"), run("torch")
+    candidate.losses[2] += 0.5  # of step 3, so in the span that ends at step 4
+    distance = 0.5 / torch.linalg.vector_norm(reference.losses[2:4]).item()
+    assert loss_gaps(candidate, reference) == {1: 0, 2: 0, 4: pytest.approx(distance)}
 
 
 def test_floor_and_margin_are_those_of_the_definition() -> None:
-    found = judged(*nudged(1e-14, 1e-12), run("scratch", shift=1e-12))
+    found = judged(*nudged(1e-14, 1e-12), run("scratch", shift=1e-12)).outputs
     assert found.floor == {step: pytest.approx(1e-13, rel=0.05) for step in (1, 2, 4)}
-    assert found.floor_range[2] == (pytest.approx(1e-14, rel=0.05), pytest.approx(1e-12, rel=0.05))
+    assert found.floor_range[2] == [pytest.approx(1e-14, rel=0.05), pytest.approx(1e-12, rel=0.05)]
     assert found.margin == pytest.approx(1, abs=0.02)
     assert found.noise == pytest.approx(2, abs=0.02), "1e-12 against 1e-14"
     assert found.gap[4] == pytest.approx(1e-12, rel=0.05)
-    assert found.verdict is Verdict.SAME
+    assert judged(*nudged(1e-14, 1e-12), run("scratch", shift=1e-12)).verdict is Verdict.SAME
 
 
 def test_beyond_the_limit_and_every_nudged_run_is_different() -> None:
@@ -43,10 +51,18 @@ def test_the_step_at_which_the_gap_left_the_floor() -> None:
     assert judged(*nudged(1e-14, 1e-14), candidate).left_floor == 2
 
 
+def test_a_mistake_that_is_made_late_is_not_averaged_away() -> None:
+    candidate = run("scratch", shift=1e-14, steps=128)
+    candidate.probe_logits[128] *= 1.1
+    found = judged(*nudged(1e-14, 1e-14, steps=128), candidate)
+    assert (found.verdict, found.left_floor) == (Verdict.DIFFERENT, 128)
+    assert found.outputs.margin == pytest.approx(13 / math.sqrt(8), abs=0.1), "one of eight probe steps"
+
+
 def test_seeds_and_nudges_are_averaged_and_narrow_the_limit() -> None:
     runs = [each for seed in range(4) for each in (*nudged(1e-14, 1e-14, seed=seed), run("scratch", 5e-13, seed=seed))]
     found = judged(*runs)
-    assert len(found.pairs) == 4
+    assert (len(found.pairs), found.limit) == (4, 1)
     assert found.verdict is Verdict.DIFFERENT, "1.7 decades over four seeds, where one seed allows 2"
 
 
@@ -60,9 +76,56 @@ def test_candidates_losses_and_precisions_are_judged_apart() -> None:
     ]
 
 
+def in_both(coarse: float, fine: float, **more: float) -> dict[str, Judgement]:
+    """The judgements of a candidate that is so far off in float32 and in float64, where nudges reach 1e-6 and 1e-15."""
+    runs = [*nudged(1e-6, 1e-6, precision="float32"), run("scratch", shift=coarse, precision="float32", **more)]
+    runs += [*nudged(1e-15, 1e-15), run("scratch", shift=fine, **more)]
+    return {each.settings["precision"]: each for each in judge(pairs(runs))}
+
+
+def test_what_shrinks_with_the_precision_is_coarser_rounding() -> None:
+    found = in_both(coarse=1e-3, fine=1e-12)  # a thousand times the floor in both
+    assert {each.verdict for each in found.values()} == {Verdict.COARSER}
+    assert found["float32"].coarseness == pytest.approx(1000, rel=0.1)
+    found = in_both(coarse=1e-3, fine=1e-15)
+    assert (found["float32"].verdict, found["float64"].verdict) == (Verdict.COARSER, Verdict.SAME)
+
+
+def test_what_does_not_shrink_is_a_mistake() -> None:
+    for size in (1e-3, 1e-8, 1e-12):
+        found = in_both(coarse=max(size, 1e-6), fine=size)
+        assert found["float64"].verdict is Verdict.DIFFERENT, size
+        assert (found["float32"].verdict is Verdict.DIFFERENT) == (size > 1e-6), "below, float32 hides it"
+
+
+def test_one_precision_alone_cannot_tell_coarse_rounding_from_a_mistake() -> None:
+    alone = judged(*nudged(1e-7, 1e-7, precision="float32"), run("scratch", shift=1e-4, precision="float32"))
+    assert (alone.verdict, alone.other_precision) == (Verdict.DIFFERENT, None)
+
+
+def test_a_precision_without_a_floor_tells_nothing_of_the_other() -> None:
+    coarse = [*nudged(1e-6, 1e-6, precision="float32"), run("scratch", shift=1e-3, precision="float32")]
+    verdicts = [each.verdict for each in judge(pairs([*coarse, run("torch"), run("scratch", shift=1e-12)]))]
+    assert verdicts == [Verdict.DIFFERENT, Verdict.NO_FLOOR]
+
+
+def test_a_loss_of_other_values_is_told_from_one_that_trains_otherwise() -> None:
+    found = judged(*nudged(1e-14, 1e-14), run("scratch", shift=1e-14, loss_shift=1e-9))
+    assert (found.verdict, found.left_floor) == (Verdict.OTHER_VALUES, 1)
+    assert judged(*nudged(1e-14, 1e-14), run("scratch", 1e-14, loss_shift=1e-13)).verdict is Verdict.SAME
+    assert judged(*nudged(1e-14, 1e-14), run("scratch", 1e-9, loss_shift=1e-9)).verdict is Verdict.DIFFERENT
+    assert judged(*nudged(1e-14, 1e-14), run("scratch", 1e-14, loss_shift=math.nan)).verdict is Verdict.OTHER_VALUES
+
+
+def test_values_that_are_coarse_in_both_precisions_are_rounding_too() -> None:
+    runs = [*nudged(1e-7, 1e-7, precision="float32"), run("scratch", 1e-7, precision="float32", loss_shift=1e-4)]
+    runs += [*nudged(1e-15, 1e-15), run("scratch", 1e-15, loss_shift=1e-12)]
+    assert {each.verdict for each in judge(pairs(runs))} == {Verdict.SAME}
+
+
 def test_equal_runs_are_bitwise_identical_and_one_bit_is_not() -> None:
     found = judged(*nudged(1e-7, 1e-7), run("scratch"))
-    assert (found.verdict, found.margin, set(found.gap.values())) == (Verdict.IDENTICAL, None, {0.0})
+    assert (found.verdict, set(found.outputs.gap.values())) == (Verdict.IDENTICAL, {0.0})
     other = run("scratch")
     other.losses[1] = torch.nextafter(other.losses[1], torch.tensor(9.0).double())
     assert judged(run("torch"), other).verdict is Verdict.NO_FLOOR
@@ -73,15 +136,15 @@ def test_equal_runs_are_bitwise_identical_and_one_bit_is_not() -> None:
 
 def test_without_nudged_runs_there_is_no_floor() -> None:
     found = judged(run("torch"), run("scratch", shift=0.1))
-    assert (found.verdict, found.margin, found.floor) == (Verdict.NO_FLOOR, None, {})
+    assert (found.verdict, found.outputs.margin, found.outputs.floor) == (Verdict.NO_FLOOR, None, {})
 
 
 def test_a_candidate_that_became_nan_is_different() -> None:
     found = judged(*nudged(1e-14, 1e-14), run("scratch", shift=math.nan))
     assert found.verdict is Verdict.DIFFERENT
-    assert found.margin is not None and math.isfinite(found.margin)
+    assert found.outputs.margin is not None and math.isfinite(found.outputs.margin)
 
 
 def test_a_gap_of_zero_counts_as_a_tenth_of_the_precision() -> None:
     found = judged(*nudged(1e-14, 1e-14), run("scratch"), run("scratch", shift=1e-3, nudge=1))
-    assert found.gap[1] == pytest.approx(math.sqrt(2.2e-17 * 1e-3), rel=0.05)
+    assert found.outputs.gap[1] == pytest.approx(math.sqrt(2.2e-17 * 1e-3), rel=0.05)

@@ -79,6 +79,17 @@ def test_any_setting_can_be_the_one_that_is_compared() -> None:
     assert len(pairs(runs, by="machine.threads", reference="1")) == 1
 
 
+def test_another_processor_may_have_other_instructions() -> None:
+    machines = {"A": "AVX512", "B": "AVX2"}
+    runs = [
+        run("torch", **{"machine.processor": processor, "machine.instructions": instructions})
+        for processor, instructions in machines.items()
+    ]
+    assert len(pairs(runs, by="machine.processor", reference="A")) == 1
+    with pytest.raises(BadInput, match=r"they differ in machine.processor \(A against B\)"):
+        pairs(runs, by="machine.instructions", reference="AVX2")
+
+
 def test_what_is_compared_must_be_a_setting_and_have_a_reference() -> None:
     runs = [run("torch", device=device) for device in ("cuda", "cpu")]
     with pytest.raises(BadInput, match="--by device: give --reference, one of cuda, cpu"):

@@ -68,7 +68,7 @@ def test_tensorboard_draws_losses_and_gaps_over_each_other_and_the_floor(folder:
     assert scalars("scratch")[gap] == [(step, pytest.approx(log10(0.25))) for step in (1, 2, 4)], "no gap has no log"
     assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
     assert scalars("torch") == {loss: [(i, pytest.approx(2 - (i - 1) / 3)) for i in (1, 2, 3, 4)]}
-    assert scalars("scratch")[loss] == [(i, pytest.approx(2.25 - (i - 1) / 3)) for i in (1, 2, 3, 4)]
+    assert scalars("scratch")[loss] == [(i, pytest.approx(1.25 * (2 - (i - 1) / 3))) for i in (1, 2, 3, 4)]
 
 
 def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
@@ -111,6 +111,22 @@ def test_runs_that_are_all_identical_can_be_drawn(tmp_path: Path, capsys: pytest
     reported(tmp_path, run("torch"), run("scratch"))
     assert (tmp_path / "curves.png").exists()
     assert "no floor" not in capsys.readouterr().out
+
+
+def test_coarse_rounding_is_said_with_how_coarse_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = [*nudged(1e-6, 1e-6, precision="float32"), run("scratch", 1e-3, precision="float32")]
+    reported(tmp_path, *coarse, *nudged(1e-15, 1e-15), run("scratch", 1e-15))
+    line = "scratch, float32 rounds about 1,000 times as coarsely as the reference"
+    assert line in capsys.readouterr().out.splitlines()
+    assert line in (tmp_path / "report.md").read_text().splitlines()
+
+
+def test_of_one_precision_it_says_that_another_would_tell_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported(tmp_path, *nudged(1e-7, 1e-7, precision="float32"), run("scratch", 1e-4, precision="float32"))
+    line = "scratch: a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

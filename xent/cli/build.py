@@ -5,14 +5,15 @@ from hydra.utils import instantiate
 from torch import nn
 
 from xent.cli.compose import Run
-from xent.cli.config import Precision
+from xent.cli.schema import Precision
 from xent.training.compilation import compile_ahead
 from xent.training.data import Split, batches
 from xent.training.errors import BadInput
 from xent.training.loop import Training
-from xent.training.nudge import nudge
+from xent.training.nudge import nudge_weights
 from xent.training.trace import Trace
-from xent.training.validate import validate_loss
+from xent.training.validate_loss import validate_loss
+from xent.training.weights import draw_weights
 
 MAX_STEPS = 10**8  # their losses are kept
 
@@ -27,15 +28,16 @@ def build(run: Run, train: Split) -> Training:
     if steps > MAX_STEPS:
         raise BadInput(f"epochs={config.epochs} are {steps:,} steps: expected at most {MAX_STEPS:,}")
 
-    torch.manual_seed(config.seed)  # weights are drawn on the CPU in float32, whatever the device and precision
+    torch.manual_seed(config.seed)  # for what a model or a loss of one's own draws
     model = instantiate(config.model, train.shape, train.classes)
     loss = instantiate(config.loss)
     for name, module in {"model": model, "loss": loss}.items():
         if not isinstance(module, nn.Module):
             raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
     validate_loss(loss, train.classes)
+    draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
     model = model.to(run.dtype)
-    nudge(model, config.nudge)
+    nudge_weights(model, config.nudge)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model, loss = model.to(run.device, memory_format=layout), loss.to(run.device, run.dtype)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
@@ -44,4 +46,4 @@ def build(run: Run, train: Split) -> Training:
         first = next(batches(train, config.batch_size, config.seed, steps=1))
         print(f"compiled in {compile_ahead(model, loss, *first, autocast):.1f} s")
     trace = Trace(run.settings, losses=torch.full((steps,), torch.nan, dtype=run.dtype, device=run.device))
-    return Training(model, loss, optimizer, trace, config.batch_size, config.seed, autocast)
+    return Training(model, loss, optimizer, trace, config.batch_size, config.seed, config.nudge, autocast)

@@ -9,7 +9,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from xent.cli.config import GROUPS, SGD, AdamW, Config, Precision, validated
+from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
 from xent.losses.impostors import MISTAKES
 from xent.training.device import machine, prepare
 from xent.training.errors import BadInput

@@ -14,12 +14,14 @@ from xent.training.errors import BadInput
 
 @dataclass
 class CompareRuns(Callback):
-    """Compares by a setting with its value in the reference runs; see xent.compare.compare."""
+    """Compares by a setting with its value in the reference runs; see xent.compare.compare. By null, not at all."""
 
-    by: str = "loss"
+    by: str | None = "loss"
     reference: str | None = None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.by is None:
+            return
         from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
 
         folder = Path(config.hydra.sweep.dir)

@@ -24,7 +24,7 @@ def stop(folder: Path, training: Training, train: Split) -> Callable[[Step], Non
 
     def save_and_raise(seen: Step) -> None:
         index = start + int(trace.losses[start : seen.number].isfinite().int().argmin())
-        images, target = next(batches(train, training.batch_size, training.seed, index + 1, index))
+        images, target = next(batches(train, training.batch_size, training.seed, index + 1, index, training.nudge))
         kept = {"images": images, "target": target, "logits": seen.logits, "loss": trace.losses[index]}
         content = BytesIO()
         torch.save({name: each.detach().cpu() for name, each in kept.items()} | {"step": index + 1}, content)

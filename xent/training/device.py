@@ -43,12 +43,14 @@ def prepare(name: str) -> torch.device:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What else the last bits of a run depend on: the processor, the number of its threads, and PyTorch."""
-    if device.type == "cuda":
-        processor, threads = torch.cuda.get_device_name(device), 0
-    else:
-        processor, threads = _processor(), torch.get_num_threads()
-    return {"machine.processor": processor, "machine.threads": threads, "machine.torch": str(torch.__version__)}
+    """What else the last bits of a run depend on: the processor, its instructions and threads, and PyTorch."""
+    on_gpu = device.type == "cuda"
+    return {
+        "machine.processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "machine.instructions": "" if on_gpu else torch.backends.cpu.get_cpu_capability(),
+        "machine.threads": 0 if on_gpu else torch.get_num_threads(),
+        "machine.torch": str(torch.__version__),
+    }
 
 
 def _processor() -> str:

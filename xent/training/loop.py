@@ -24,6 +24,7 @@ class Training:
     trace: Trace  # with room for as many losses as there are steps to make
     batch_size: int
     seed: int  # draws the order of the data and its augmentation
+    nudge: int = 0  # draws another order of the images within each batch
     autocast: bool = False  # compute logits and loss under bfloat16 autocast
 
 
@@ -37,8 +38,8 @@ class Step(NamedTuple):
     lr: float | Tensor
 
 
-class Watch(NamedTuple):
-    """Who is told of a training while it runs.
+class Callbacks(NamedTuple):
+    """What is called while a training runs.
 
     Attributes:
         log: takes each logged step, after the weights have changed.
@@ -52,10 +53,10 @@ class Watch(NamedTuple):
     on_nonfinite: Callable[[Step], None] | None = None
 
 
-NOBODY = Watch()
+NO_CALLBACKS = Callbacks()
 
 
-def fit(training: Training, train: Split, test: Split, log_every: int, watch: Watch = NOBODY) -> None:
+def fit(training: Training, train: Split, test: Split, log_every: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
     """Train from the step that `training` is at to the last, and record losses, probe logits and tests in its trace.
 
     The host waits for the device only to log, every `log_every` steps, and to evaluate, after each epoch.
@@ -66,8 +67,8 @@ def fit(training: Training, train: Split, test: Split, log_every: int, watch: Wa
     if trace.step == 0:
         _record(training, train, test)
     model.train()
-    fed = batches(train, training.batch_size, training.seed, steps, trace.step)
-    for number, (images, target) in enumerate(fed, trace.step + 1):
+    following = batches(train, training.batch_size, training.seed, steps, trace.step, training.nudge)
+    for number, (images, target) in enumerate(following, trace.step + 1):
         with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
             logits = model(images)
             loss = training.loss(logits, target)
@@ -78,17 +79,17 @@ def fit(training: Training, train: Split, test: Split, log_every: int, watch: Wa
         optimizer.zero_grad()
         loss.backward()
         trace.losses[number - 1] = loss.detach()
-        if watch.on_nonfinite and (logged or device.type == "cpu"):
+        if callbacks.on_nonfinite and (logged or device.type == "cpu"):
             new = 1 if device.type == "cpu" else log_every
             if not _finite(trace.losses[max(0, number - new) : number]):
-                watch.on_nonfinite(step)
+                callbacks.on_nonfinite(step)
         optimizer.step()
         schedule.step()
         trace.step = number
         if logged:
-            watch.log(step)
+            callbacks.log(step)
         _record(training, train, test)
-        watch.after_step()
+        callbacks.after_step()
 
 
 def _finite(losses: Tensor) -> bool:

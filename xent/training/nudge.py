@@ -1,19 +1,32 @@
-"""The smallest change to a model that there is: what two correct runs of one training may differ by at the start."""
+"""A nudge: all that must not matter, as drawn from a number. What two correct runs of one training may differ by.
 
+Correct programs round differently at the first step, and they add in another order at every step. So a nudge moves each
+first weight to a neighbouring number, and puts the images of every batch in another order. 0 changes nothing.
+"""
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 
 @torch.no_grad()
-def nudge(model: nn.Module, seed: int) -> None:
-    """Move every parameter to a neighbouring number of its type, one ULP up or down, as drawn from `seed`; by 0, none.
-
-    The draw is from a CPU generator: a nudge is the same on every device.
-    """
-    if seed == 0:
+def nudge_weights(model: nn.Module, nudge: int) -> None:
+    """Move every parameter to a neighbouring number of its type, one ULP up or down, as drawn from `nudge`."""
+    if nudge == 0:
         return
-    generator = torch.Generator().manual_seed(seed)
+    bits = np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(0,)))
     for parameter in model.parameters():
-        up = torch.rand(parameter.shape, generator=generator) < 0.5
+        up = torch.from_numpy(bits.random_raw(parameter.numel()) >> np.uint64(63) == 0).view(parameter.shape)
         towards = torch.where(up, torch.inf, -torch.inf).to(parameter)
         parameter.copy_(torch.nextafter(parameter, towards))
+
+
+def nudged_order(images: int, batch_size: int, nudge: int, epoch: int) -> NDArray[np.int64]:
+    """The places `[images]` of an epoch, those of each batch in an order drawn from `nudge` and the epoch's number."""
+    places = np.arange(images)
+    if nudge > 0:
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(1, epoch))))
+        whole = images // batch_size * batch_size
+        places[:whole] = generator.permuted(places[:whole].reshape(-1, batch_size), axis=1).reshape(-1)
+    return places

@@ -8,6 +8,7 @@ from xent.training.errors import BadInput
 from xent.training.trace import NO_EFFECT, Trace
 
 DEFAULT_REFERENCE = {"loss": "torch"}
+COMES_WITH = {"device": "machine", "machine.processor": "machine.instructions"}
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def _arguments(trace: Trace, by: str) -> dict[str, Any]:
 
 
 def without(trace: Trace, *names: str) -> str:
-    """All settings that count but these: the part before the dot names a whole group, and the device its machine."""
-    names += ("machine",) if "device" in names else ()
+    """All settings that count but these, with what is in them if they are groups, and what comes with them."""
+    names += tuple(COMES_WITH[name] for name in names if name in COMES_WITH)
     kept = {
         key: value
         for key, value in trace.settings.items()

@@ -24,16 +24,22 @@ def draw(groups: list[Group]) -> Figure:
             losses.plot(steps, judgement.pairs[0].candidate.losses, linewidth=0.8, linestyle=style, label=name)
         losses.set(title=group.name, ylabel="training loss", yscale="log")
         for (name, judgement), marker in zip(group.judgements.items(), cycle(MARKERS)):
-            gap = {step: value for step, value in judgement.gap.items() if value > 0}  # a log axis has no zero
+            gap = {step: value for step, value in judgement.outputs.gap.items() if value > 0}  # a log axis has no zero
             gaps.plot(list(gap), list(gap.values()), marker=marker, markersize=4, label=f"{name}: {judgement.verdict}")
         (first, *_) = group.judgements.values()
-        if first.floor_range:
-            low, high = zip(*first.floor_range.values())
+        if first.outputs.floor_range:
+            low, high = zip(*first.outputs.floor_range.values())
             gaps.fill_between(
-                list(first.floor_range), low, high, color="0.85", hatch="///", edgecolor="0.6", label="floor: nudged"
+                list(first.outputs.floor_range),
+                low,
+                high,
+                color="0.85",
+                hatch="///",
+                edgecolor="0.6",
+                label="floor: nudged",
             )
         gaps.set(xlabel="step", xscale="log", ylabel="relative gap of the probe logits")
-        if any(value > 0 for judgement in group.judgements.values() for value in judgement.gap.values()):
+        if any(value > 0 for judgement in group.judgements.values() for value in judgement.outputs.gap.values()):
             gaps.set_yscale("log")
         for each in (losses, gaps):
             each.grid(alpha=0.3)

@@ -7,24 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from xent.training.trace import Trace
-from xent.verdict import events
-from xent.verdict.grouping import grouped
+from xent.verdict import tensorboard
+from xent.verdict.grouping import Group, grouped
 from xent.verdict.judging import Judgement, Verdict
 from xent.verdict.picture import draw
 from xent.verdict.tables import as_markdown, gap_rows, print_table, verdict_rows
 
-ADVICE = {
-    Verdict.NO_FLOOR: "no floor to judge by: train the reference with nudge=0,1,2 too",
-    Verdict.NOTHING_LEARNED: "nothing learned: neither loss fell, which tells nothing; train longer or with another "
-    "optimizer.lr",
-}
 LEGEND = """
 The gap is the distance of a run's logits of 256 test images from the reference's, over the length of those: a geometric
-mean over seeds. The floor is the gap that a nudge of the reference's first weights by one ULP makes.
+mean over seeds. The floor is the gap of the reference to itself, nudged: every first weight moved by one unit in the
+last place, the images of every batch in another order.
 
-- decades above floor: powers of ten between gap and floor, the mean over steps and seeds
+- decades above floor: powers of ten between gap and floor, the mean over seeds and steps, or over steps that stand out
 - nudged runs reach: the most decades that one nudge of the reference is above the other nudges
-- left floor at step: the first at which the gap of a different run is above all of those
+- left floor at step: the first at which the gap of a run that is not the same is above all of those
+- losses above floor: the same for the training losses in place of the logits
 - losses differ by: the most that any one training loss differs from the reference's, of all steps and runs
 """
 
@@ -33,20 +30,46 @@ def report(judgements: list[Judgement], folder: Path, by: str = "loss") -> None:
     """Print the verdicts; write `verdict.json`, `report.md`, `curves.png` and TensorBoard events into `folder`."""
     groups = grouped(judgements, by)
     tables = {"Verdict": verdict_rows(groups), "Gap to the reference, after so many steps": gap_rows(groups)}
-    page = "\n".join(as_markdown(title, rows) for title, rows in tables.items()) + LEGEND
+    page = "\n".join(as_markdown(title, rows) for title, rows in tables.items())
+    page += "".join(f"\n{line}\n" for line in remarks(groups, by)) + LEGEND
     figures = {name: _figures(each) for group in groups for name, each in group.judgements.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "verdict.json").write_text(json.dumps(figures, indent=2))
     (folder / "report.md").write_text(page)
     picture = draw(groups)
     picture.savefig(folder / "curves.png", dpi=150)
-    events.write(folder, groups, by, page, picture)
+    tensorboard.write(folder, groups, by, page, picture)
     for title, rows in tables.items():
         print_table(title, rows)
-    for verdict, advice in ADVICE.items():
-        if any(each.verdict is verdict for each in judgements):
-            print(advice)
+    for line in remarks(groups, by):
+        print(line)
     print(os.path.relpath(folder))
+
+
+def remarks(groups: list[Group], by: str) -> list[str]:
+    """What the tables do not say: how coarse the rounding is, and what to train where a verdict needs more."""
+    named = [item for group in groups for item in group.judgements.items()]
+    lines = [
+        f"{name} rounds about {float(f'{max(1, judgement.coarseness):.2g}'):,.0f} times as coarsely as the reference"
+        for name, judgement in named
+        if judgement.verdict is Verdict.COARSER
+    ]
+    verdicts = {judgement.verdict for _, judgement in named}
+    if Verdict.NO_FLOOR in verdicts:
+        lines.append("no floor to judge by: train the reference with nudge=0,1,2 too")
+    if Verdict.NOTHING_LEARNED in verdicts:
+        nothing = "nothing learned: neither loss fell, which tells nothing; train longer or with another optimizer.lr"
+        lines.append(nothing)
+    alone = [
+        name
+        for name, judgement in named
+        if judgement.verdict is Verdict.DIFFERENT and not judgement.other_precision and by != "precision"
+    ]
+    if alone:
+        lines.append(
+            f"{', '.join(alone)}: a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
+        )
+    return lines
 
 
 def _figures(judgement: Judgement) -> dict[str, Any]:
@@ -61,12 +84,14 @@ def _figures(judgement: Judgement) -> dict[str, Any]:
 
     return {
         "verdict": judgement.verdict,
-        "margin": number(judgement.margin),
-        "noise": number(judgement.noise),
+        "margin": number(judgement.outputs.margin),
+        "noise": number(judgement.outputs.noise),
+        "loss_margin": number(judgement.losses.margin),
+        "limit": judgement.limit,
         "left_floor": judgement.left_floor,
         "largest_loss_difference": number(judgement.largest_loss_difference),
-        "gap": {step: number(value) for step, value in judgement.gap.items()},
-        "floor": judgement.floor,
-        "floor_range": judgement.floor_range,
+        "gap": {step: number(value) for step, value in judgement.outputs.gap.items()},
+        "floor": judgement.outputs.floor,
+        "floor_range": judgement.outputs.floor_range,
         "runs": [{"candidate": run(pair.candidate), "reference": run(pair.reference)} for pair in judgement.pairs],
     }

@@ -22,7 +22,7 @@ TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @contextmanager
-def refusals_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
+def errors_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
     """End with what went wrong in a run, in one line, and take its folder back if nothing was written there."""
     try:
         yield
@@ -45,7 +45,7 @@ def refusals_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
 
 
 @contextmanager
-def refusals_of_a_command() -> Iterator[None]:
+def errors_of_a_command() -> Iterator[None]:
     """End with what went wrong outside of a run, in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it finds, for us to say in one line
     try:

@@ -42,9 +42,9 @@ def _curves(groups: list[Group], by: str, sweep: str) -> Curves:
     for group in groups:
         (first, *_) = group.judgements.values()
         losses = {str(group.reference.settings[by]): group.reference.losses}
-        gaps = {"floor": first.floor} if first.floor else {}
+        gaps = {"floor": first.outputs.floor} if first.outputs.floor else {}
         for name, judgement in zip(group.short, group.judgements.values()):
-            losses[name], gaps[name] = judgement.pairs[0].candidate.losses, judgement.gap
+            losses[name], gaps[name] = judgement.pairs[0].candidate.losses, judgement.outputs.gap
         of_loss, of_gap = _tags(sweep, group)
         for name, each in losses.items():
             curves.setdefault(name, {})[of_loss] = _thinned(each)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.helpers.commands import PROJECT, composed
 from xent.cli.compose import flat_settings, run_name
-from xent.cli.config import GROUPS, validated
+from xent.cli.schema import GROUPS, validated
 from xent.losses.impostors import MISTAKES
 from xent.training.errors import BadInput
 
@@ -84,7 +84,8 @@ def test_a_run_is_named_by_what_its_command_line_changed() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     cfg, choices = composed(f"+experiment={experiment}")
-    assert choices["model"] == ("resnet" if experiment == "cifar10" else "mlp")
+    others = {"cifar10": "resnet", "layout": "cnn", "arithmetic": "cnn"}
+    assert choices["model"] == others.get(experiment, "mlp")
     validated(cfg)
 
 

@@ -10,23 +10,23 @@ import torch
 from torch import nn
 
 from xent.cli.compose import Run
-from xent.cli.config import OnNonfinite
 from xent.cli.interrupt import interrupted_between_steps
 from xent.cli.progress import progress
+from xent.cli.schema import OnNonfinite
 from xent.runs import checkpoint, traces
-from xent.runs.events import EVENTS, RunLog
+from xent.runs.event_file import EVENTS, RunLog
 from xent.runs.nonfinite import stop
 from xent.training.data import Split
 from xent.training.errors import Stopped
-from xent.training.loop import Step, Training, Watch
+from xent.training.loop import Callbacks, Step, Training
 from xent.training.parity import scalars
 from xent.training.trace import learned
 
 
 @contextmanager
-def watched(
+def callbacks_of(
     run: Run, training: Training, train: Split, saved: dict[str, Any] | None
-) -> Iterator[tuple[Watch, dict[str, float]]]:
+) -> Iterator[tuple[Callbacks, dict[str, float]]]:
     """Watch over a training from where it is, which is where `saved` says, to its end, or to Stopped or Ctrl-C.
 
     Yields:
@@ -71,7 +71,7 @@ def watched(
             save()
         on_nonfinite = stop(run.folder, training, train) if config.on_nonfinite is OnNonfinite.stop else None
         try:
-            yield Watch(log, after_step, on_nonfinite), events.newest
+            yield Callbacks(log, after_step, on_nonfinite), events.newest
         except torch.OutOfMemoryError as error:
             raise Stopped(
                 f"batch_size={config.batch_size} does not fit into the memory of {run.device}: "
