@@ -21,7 +21,8 @@ test: $(DEV) ## run every test
 
 test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, while you work
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load \
-	  tests/losses tests/verdict tests/runs/test_traces.py tests/test_testing.py tests/test_structure.py
+	  tests/losses tests/verdict tests/runs/test_traces.py tests/test_testing.py tests/test_testing_messages.py \
+	  tests/test_structure.py
 
 torture: $(DEV) ## kill runs at random moments, go on with them, compare bit for bit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_torture.py --kills 20

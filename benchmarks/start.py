@@ -19,7 +19,7 @@ class EndsAtFirstStep(nn.Module):
     """A loss that ends its process when it is first trained with."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        if len(target) > 2:  # not when it is tried out before the run begins
+        if len(target) > 4:  # not when it is tried out before the run begins
             os._exit(0)
         return cross_entropy(logits, target)
 

@@ -14,6 +14,7 @@ from benchmarks.loss import peak_in_logits, steps
 from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
 from xent.testing import judge_learning
 from xent.training.parity import parity
+from xent.training.task import Task
 
 PROOF = Path(__file__).parents[1] / "outputs" / "docs"
 
@@ -205,7 +206,7 @@ def gallery() -> None:
         value = loss(z, target)
         value.backward()
         errors = parity(z, target, value, reference)
-        judgement = judge_learning(loss, reference, classes=10, ignored=ignored)
+        judgement = judge_learning(loss, reference, Task(10, ignored, ignore_index))
         found = [f"{errors[f'train_parity/{of}_error']:.0e}" for of in ("loss", "gradient")]
         rows.append([f"`{name}`", (mistake.__doc__ or "").strip().rstrip("."), *found, judgement.left_floor,
                      f"{judgement.outputs.margin:+.1f}", judgement.verdict])  # fmt: skip

@@ -1,37 +1,44 @@
 """The proof as one line in anyone's test suite: `assert_same_learning(MyLoss())`."""
 
-from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
-from xent.training.data import Split, batches
-from xent.training.loop import Training, fit
+from xent.training.data import batches
+from xent.training.errors import BadInput
+from xent.training.loop import NO_CALLBACKS, Callbacks, Training, fit
+from xent.training.loss_precision import InPrecision
 from xent.training.nudge import nudge_weights
+from xent.training.task import BATCH, STEPS, Task
 from xent.training.trace import Trace
-from xent.training.validate_loss import validate_loss
-from xent.training.weights import draw_weights
+from xent.training.validate_loss import Loss, trial_batch, validate_loss
+from xent.verdict.explanation import Evidence, explanation
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import Pair
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-STEPS = 256
-BATCH = 29  # a number that nobody writes into a loss in place of the batch size
 NUDGES = 4
-IMAGES = 2048
-LABEL_NOISE = 0.2  # without it the loss fades to nothing, and rounding grows in proportion
+STEP_LENGTH = 0.03  # of a step of gradient descent at the peak of the schedule, before momentum
+SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 
 
-def assert_same_learning(
-    loss: Loss, reference: nn.CrossEntropyLoss | None = None, *, classes: int = 10, ignored: float = 0.0
+def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a caller writes them
+    loss: Loss,
+    reference: Loss | None = None,
+    *,
+    classes: int = 10,
+    ignored: float = 0.0,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    probabilities: bool = False,
+    places: tuple[int, ...] = (),
 ) -> None:
-    """Assert that training with `loss` behaves as training with `reference`, down to rounding in float64.
+    """Assert that training with `loss` behaves as training with `reference`, down to rounding.
 
-    Trains a small network on a task made here, 256 steps with each, and four times more with the reference, nudged:
-    from weights moved by one ULP, with batches in another order. That is the floor. Arguments of the loss are proved by
-    giving them to both:
+    Trains a small network in float64 on a task made here, 256 steps with each loss, and four times more with the
+    reference, nudged: from weights moved by one ULP, with batches in another order. That is the floor. Arguments of the
+    loss are proved by giving them to both:
 
     >>> weight = torch.tensor([1.0, 2.0, 0.5])
     >>> losses = xent.CrossEntropyLossFromScratch, nn.CrossEntropyLoss
@@ -39,104 +46,127 @@ def assert_same_learning(
     >>> assert_same_learning(ours, theirs, classes=3, ignored=0.2)
 
     Args:
-        loss: `(logits [batch, classes] in float64, class indices [batch]) -> scalar`, a module or a function.
-        reference: by default `torch.nn.CrossEntropyLoss()`.
+        loss: `(logits [batch, classes], class indices [batch]) -> scalar`, a module or a function.
+        reference: what to hold it against, by default `torch.nn.CrossEntropyLoss()`.
         classes: of the task, at least 2.
-        ignored: the part of the targets, from 0 to 1, that is `reference.ignore_index`.
+        ignored: the part of the targets, from 0 to below 1, that is `reference.ignore_index`.
+        dtype: of the logits that both losses get. A kernel that computes in float32 is judged with torch.float32, where
+            the floor is what its rounding may do: a nudge moves the logits by one ULP of that type at every step.
+        device: where network and losses are.
+        probabilities: targets are distributions `[batch, classes, *places]`.
+        places: logits are `[batch, classes, *places]` and class indices `[batch, *places]`.
 
     Raises:
         BadInput: the loss cannot be trained with.
-        AssertionError: it does not; by how many decades, from which step, and the first wrong values.
+        AssertionError: it trains otherwise, or nothing was proved; why, and what to try.
     """
+    __tracebackhide__ = True  # for pytest, which shows the call instead
     reference = nn.CrossEntropyLoss() if reference is None else reference
-    judgement = judge_learning(loss, reference, classes=classes, ignored=ignored)
-    if judgement.verdict in (Verdict.DIFFERENT, Verdict.OTHER_VALUES):
-        first_batch = next(batches(_split(classes, ignored, reference.ignore_index), BATCH, 0, 1))
-        raise AssertionError(f"{_explanation(judgement)}; {_first_gradient(loss, reference, classes, *first_batch)}")
-
-
-def judge_learning(loss: Loss, reference: nn.CrossEntropyLoss, *, classes: int, ignored: float) -> Judgement:
-    """The judgement of `loss`: arguments as those of `assert_same_learning`."""
-    if classes < 2 or not 0 <= ignored < 1:
+    ignore_index = getattr(reference, "ignore_index", -100)
+    if classes < 2 or not 0 <= ignored < 1 or (probabilities and ignored):
         raise ValueError(
-            f"classes={classes}, ignored={ignored}: expected 2 classes or more, and a part from 0 to below 1"
+            f"classes={classes}, ignored={ignored}, probabilities={probabilities}: expected 2 classes or more, and a "
+            "part from 0 to below 1, 0 with probabilities, which have no index to ignore"
         )
-    validate_loss(_in_float64(loss), classes, torch.float64)
-    train = _split(classes, ignored, reference.ignore_index)
-    probe = _split(classes, 0, 0)
+    task = Task(classes, ignored, ignore_index, places, probabilities, device)
+    judgement = judge_learning(loss, reference, task, dtype)
+    if judgement.verdict not in SAME:
+        evidence = _evidence(loss, reference, task, dtype, judgement.left_floor) if judgement.left_floor else None
+        raise AssertionError(explanation(judgement, evidence, dtype))
+
+
+def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype = torch.float64) -> Judgement:
+    """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`."""
+    _validate(loss, task, dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # others only wait for each other on so small a network, on a busy machine for long
     try:
-        unnudged, *nudged = [_trained(reference, train, probe, n) for n in range(NUDGES + 1)]
-        candidate = _trained(loss, train, probe, 0)
+        lr = STEP_LENGTH / _gradient_norm(reference, task)
+        references = (_own(reference, dtype, task) for _ in range(NUDGES + 1))
+        unnudged, *nudged = [_trained(each, task, dtype, lr, nudge) for nudge, each in enumerate(references)]
+        candidate = _trained(_own(loss, dtype, task), task, dtype, lr)
     finally:
         torch.set_num_threads(threads)
     (judgement,) = judge([Pair(candidate, unnudged, unnudged, nudged)])
     return judgement
 
 
-def _split(classes: int, ignored: float, ignore_index: int) -> Split:
-    """Images of 4x5 noise; a random linear map tells their class, but for some labels drawn anew.
-
-    A few images are of eight times the contrast, so that there are rows of which the network is very sure, and wrong.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, 1, 4, 5), dtype=torch.uint8, generator=generator)
-    teacher = torch.randn(20, classes, generator=generator, dtype=torch.float64)
-    labels = ((images.flatten(1).double() - 127.5) @ teacher).argmax(1)
-    faint = torch.rand((IMAGES, 1, 1, 1), generator=generator) < 0.98
-    images = torch.where(faint, 112 + images // 8, images)
-    drawn = torch.randint(classes, (IMAGES,), generator=generator)
-    labels = torch.where(torch.rand(IMAGES, generator=generator) < LABEL_NOISE, drawn, labels)
-    labels = torch.where(torch.rand(IMAGES, generator=generator) < ignored, ignore_index, labels)
-    mean = torch.full((1, 1, 1), 127.5, dtype=torch.float64)
-    return Split(images, labels, classes, mean, std=mean / 16)
+def _validate(loss: Loss, task: Task, dtype: torch.dtype) -> None:
+    device = torch.device(task.device)
+    logits, target = trial_batch(task.classes, dtype, device, task.ignore_index if task.ignored else None)
+    if task.places or task.probabilities:
+        train, _ = task.splits()
+        target = train.labels[:4]
+        logits = torch.zeros(4, task.classes, *task.places, dtype=dtype, device=device)
+        target = target.to(dtype) if task.probabilities else target
+    validate_loss(_own(loss, dtype, task), logits, target)
 
 
-def _network(classes: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
-        network = nn.Sequential(nn.Flatten(), nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, classes))
-    draw_weights(network, seed=0)
-    return network.double()
+def _own(loss: Loss, dtype: torch.dtype, task: Task) -> Loss:
+    """A copy of a module, of that type, so that it is left as it is."""
+    if not isinstance(loss, nn.Module):
+        return loss
+    try:
+        return deepcopy(loss).to(task.device, dtype)
+    except Exception as error:  # a lock, say
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInput(
+            f"the loss cannot be copied ({reason}): give it as a function, lambda logits, target: loss(logits, target)"
+        ) from error
 
 
-def _trained(loss: Loss, train: Split, probe: Split, nudged: int) -> Trace:
-    model = _network(train.classes)
-    nudge_weights(model, nudged)
-    loss = _in_float64(loss)
-    parameters = [*model.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
-    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-    trace = Trace({"nudge": nudged}, torch.full((STEPS,), torch.nan, dtype=torch.float64))
-    fit(Training(model, loss, optimizer, trace, BATCH, seed=0, nudge=nudged), train, probe, log_every=STEPS)
+def _gradient_norm(reference: Loss, task: Task) -> float:
+    """The mean norm of the first gradients, from which the learning rate of both losses follows."""
+    (train, _), network, loss = task.splits(), task.network(), _own(reference, torch.float64, task)
+    norms: list[float] = []
+    for images, target in batches(train, BATCH, seed=0, steps=16):
+        gradients = torch.autograd.grad(loss(network(images), target), list(network.parameters()))
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+    return sum(norms) / len(norms)
+
+
+def _trained(
+    loss: Loss, task: Task, dtype: torch.dtype, lr: float, nudge: int = 0, callbacks: Callbacks = NO_CALLBACKS
+) -> Trace:
+    (train, probe), network = task.splits(), task.network()
+    nudge_weights(network, nudge)
+    parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+    if dtype != torch.float64:
+        loss = InPrecision(loss, dtype, nudge)
+    trace = Trace({"nudge": nudge}, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
+    fit(Training(network, loss, optimizer, trace, BATCH, seed=0, nudge=nudge), train, probe, STEPS, callbacks)
     return trace
 
 
-def _explanation(judgement: Judgement) -> str:
-    (pair,) = judgement.pairs
-    candidate, reference = pair.candidate.losses, pair.reference.losses
-    rounding = torch.stack([(each.losses - reference).abs() for each in pair.nudged]).amax(0)
-    wrong = ~((candidate - reference).abs() <= 10 * rounding)  # so that NaN is wrong too
-    at = int(wrong.int().argmax())
-    differs = judgement.verdict is Verdict.DIFFERENT
-    found = judgement.outputs if differs else judgement.losses
-    what = "training is different from" if differs else "the loss has other values, though training is the same as"
-    return (
-        f"{what} training with the reference: {found.margin:.1f} decades above the floor of rounding, "
-        f"where nudged runs reach {found.noise:.1f}, from step {judgement.left_floor} on; "
-        f"loss at step {at + 1}: {candidate[at]:.17g}, expected {reference[at]:.17g}"
-    )
+class _Enough(Exception):
+    """Ends a training whose other steps tell nothing more."""
 
 
-def _first_gradient(loss: Loss, reference: Loss, classes: int, images: Tensor, target: Tensor) -> str:
-    """The entry of the gradient of the first batch's logits that is furthest off."""
-    logits = _network(classes)(images).detach().requires_grad_()
-    ours, theirs = (torch.autograd.grad(f(logits, target), logits)[0] for f in map(_in_float64, (loss, reference)))
-    row, column = divmod(int((ours - theirs).abs().argmax()), classes)
-    return (
-        f"gradient of logit [{row}, {column}] of the first batch: {ours[row, column]:.17g}, "
-        f"expected {theirs[row, column]:.17g}"
-    )
+def _evidence(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype, last: int) -> Evidence:
+    """Both losses on the logits of a training with the reference, at the step up to `last` where they differ most."""
+    ours, theirs = (_own(each, dtype, task) for each in (loss, reference))
+    found: list[tuple[float, Evidence]] = []
+
+    def compared(logits: Tensor, target: Tensor) -> Tensor:
+        (value, gradient), (expected, expected_gradient) = (_on(each, logits, target) for each in (ours, theirs))
+        error = (gradient - expected_gradient).norm() / expected_gradient.norm() + abs(value / expected - 1)
+        evidence = Evidence(len(found) + 1, value, expected, gradient, expected_gradient)
+        found.append((float(error.nan_to_num(torch.inf)), evidence))
+        return theirs(logits, target)
+
+    def after_step() -> None:
+        if len(found) == last:
+            raise _Enough
+
+    with suppress(_Enough):
+        lr = STEP_LENGTH / _gradient_norm(reference, task)
+        _trained(compared, task, dtype, lr, callbacks=Callbacks(after_step=after_step))
+    return max(found, key=lambda each: each[0])[1]
 
 
-def _in_float64(loss: Loss) -> Loss:
-    return deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
+def _on(loss: Loss, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
+    """Value and gradient on these logits, which are left as they are."""
+    leaf = logits.detach().clone().requires_grad_()
+    value = loss(leaf.clone(), target)
+    return value.item(), torch.autograd.grad(value, leaf)[0]

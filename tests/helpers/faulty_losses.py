@@ -1,4 +1,6 @@
-"""Losses with faults, for the tests that train with them as `loss._target_=tests.helpers.faulty_losses...`."""
+"""Losses as others write them, for the tests that train with them as `loss._target_=tests.helpers.faulty_losses...`."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,36 @@ class OutOfMemory(nn.CrossEntropyLoss):
     steps = 0
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        self.steps += input.requires_grad and len(target) > 2  # not those that only try the loss out
+        self.steps += input.requires_grad and len(target) > 4  # not those that only try the loss out
         if self.steps == 3:
             raise torch.OutOfMemoryError
         return super().forward(input, target)
+
+
+class Bfloat16Only(nn.CrossEntropyLoss):
+    """A kernel of one type."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        assert input.dtype == torch.bfloat16
+        return super().forward(input, target)
+
+
+class _Overwriting(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(logits, target)
+        gradient = (logits.softmax(1) - nn.functional.one_hot(target, logits.shape[1])) / len(target)
+        logits.data.copy_(gradient)  # as fused kernels do, to save memory
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grad, None
+
+
+class Overwriting(nn.Module):
+    """A kernel that leaves its gradient where its logits were."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return _Overwriting.apply(input, target)

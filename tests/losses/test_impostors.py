@@ -3,6 +3,7 @@ import torch
 
 from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
 from xent.testing import assert_same_learning, judge_learning
+from xent.training.task import Task
 
 each_mistake = pytest.mark.parametrize("mistake", MISTAKES)
 
@@ -16,7 +17,7 @@ def test_training_calls_every_impostor_different(mistake: str) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES_IN_IGNORING)
 def test_a_mistake_in_ignoring_does_not_show_where_nothing_is_ignored(mistake: str) -> None:
     reference = torch.nn.CrossEntropyLoss()
-    assert judge_learning(Impostor(mistake), reference, classes=10, ignored=0).verdict != "different"
+    assert judge_learning(Impostor(mistake), reference, Task(10)).verdict != "different"
 
 
 @each_mistake

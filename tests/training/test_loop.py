@@ -1,13 +1,16 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.helpers.commands import small, trained
+from tests.helpers.runs import scalars as scalars_of
 from xent.training.data import Split, batches
+from xent.training.errors import BadInput
 from xent.training.evaluation import evaluate, predict
 from xent.training.loop import NO_CALLBACKS, Callbacks, Step, Training, fit
 from xent.training.parity import scalars
@@ -172,3 +175,26 @@ def test_a_nudge_moves_the_start_by_rounding_and_is_a_setting(tmp_path: Path) ->
     assert 0 < output_gaps(moved, plain)[0] < 1e-6
     assert moved.settings["nudge"] == 1
     assert {"machine.processor", "machine.threads", "machine.torch"} < set(moved.settings)
+
+
+def test_a_loss_gets_the_type_of_logits_that_the_run_makes(tmp_path: Path) -> None:
+    custom = {"loss": "custom", "loss._target_": "tests.helpers.faulty_losses.Bfloat16Only"}
+    assert trained(tmp_path / "run", *small(precision="bfloat16", **custom)).losses.isfinite().all()
+    with pytest.raises(BadInput, match="the loss of float32 logits .* cannot be computed .AssertionError"):
+        trained(tmp_path / "other", *small(**custom))
+
+
+def test_a_loss_that_writes_over_its_logits_is_logged_rightly(tmp_path: Path) -> None:
+    custom = ["loss=custom", "loss._target_=tests.helpers.faulty_losses.Overwriting"]
+    trained(tmp_path / "run", *small(log_every=1), *custom)
+    trained(tmp_path / "torch", *small(log_every=1))
+    found, expected = (
+        {
+            tag: [np.frombuffer(value, np.float32)[0] for _, value in values]
+            for tag, values in scalars_of(tmp_path / name).items()
+        }
+        for name in ("run", "torch")
+    )
+    assert found["train/accuracy"][:4] == pytest.approx(expected["train/accuracy"][:4], abs=1 / 64)
+    assert max(found["train_parity/loss_error"]) < 1e-6
+    assert max(found["train_parity/gradient_error"]) < 1e-5

@@ -98,6 +98,23 @@ def test_what_does_not_shrink_is_a_mistake() -> None:
         assert (found["float32"].verdict is Verdict.DIFFERENT) == (size > 1e-6), "below, float32 hides it"
 
 
+def test_a_candidate_that_breaks_in_float32_alone_is_different() -> None:
+    for broken in (math.nan, 0.5):
+        candidate = run("scratch", shift=1e-6, precision="float32", steps=64)
+        for step in (8, 16, 32, 64):
+            candidate.probe_logits[step] *= 1 + broken
+        coarse = [*nudged(1e-6, 1e-6, precision="float32", steps=64), candidate]
+        found = judge(pairs([*coarse, *nudged(1e-15, 1e-15), run("scratch", shift=1e-15)]))
+        assert [each.verdict for each in found] == [Verdict.DIFFERENT, Verdict.SAME]
+
+
+def test_precisions_that_are_compared_do_not_explain_each_other() -> None:
+    candidates = [run("torch", shift=0.9, precision=precision) for precision in ("float32", "float64")]
+    references = nudged(0.1, 0.1, precision="bfloat16")
+    found = judge(pairs([*references, *candidates], by="precision", reference="bfloat16"))
+    assert [each.other_precision for each in found] == [None, None]
+
+
 def test_one_precision_alone_cannot_tell_coarse_rounding_from_a_mistake() -> None:
     alone = judged(*nudged(1e-7, 1e-7, precision="float32"), run("scratch", shift=1e-4, precision="float32"))
     assert (alone.verdict, alone.other_precision) == (Verdict.DIFFERENT, None)

@@ -79,6 +79,12 @@ def test_any_setting_can_be_the_one_that_is_compared() -> None:
     assert len(pairs(runs, by="machine.threads", reference="1")) == 1
 
 
+def test_what_measures_the_noise_is_not_compared() -> None:
+    for by in ("seed", "nudge"):
+        with pytest.raises(BadInput, match=f"--by {by}: it measures the noise"):
+            pairs(nudged(1e-7), by=by, reference="0")
+
+
 def test_another_processor_may_have_other_instructions() -> None:
     machines = {"A": "AVX512", "B": "AVX2"}
     runs = [

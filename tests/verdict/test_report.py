@@ -131,7 +131,7 @@ def test_of_one_precision_it_says_that_another_would_tell_more(
 
 def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reported(tmp_path, run("torch"), run("scratch", shift=0.1))
-    assert "no floor to judge by: train the reference with nudge=0,1,2 too" in capsys.readouterr().out
+    assert "no floor to judge by: train the reference with nudge=0,1,2 too, for every seed" in capsys.readouterr().out
 
 
 def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:

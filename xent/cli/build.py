@@ -12,7 +12,7 @@ from xent.training.errors import BadInput
 from xent.training.loop import Training
 from xent.training.nudge import nudge_weights
 from xent.training.trace import Trace
-from xent.training.validate_loss import validate_loss
+from xent.training.validate_loss import trial_batch, validate_loss
 from xent.training.weights import draw_weights
 
 MAX_STEPS = 10**8  # their losses are kept
@@ -34,14 +34,22 @@ def build(run: Run, train: Split) -> Training:
     for name, module in {"model": model, "loss": loss}.items():
         if not isinstance(module, nn.Module):
             raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
-    validate_loss(loss, train.classes)
     draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
     model = model.to(run.dtype)
     nudge_weights(model, config.nudge)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model, loss = model.to(run.device, memory_format=layout), loss.to(run.device, run.dtype)
-    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
     autocast = config.precision is Precision.bfloat16
+    ignore_index = config.loss.get("ignore_index", -100)
+    trial = trial_batch(
+        train.classes,
+        torch.bfloat16 if autocast else run.dtype,
+        run.device,
+        ignore_index if ignore_index in range(train.classes) else None,
+    )
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=autocast):
+        validate_loss(loss, *trial)
+    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
     if config.compile:
         first = next(batches(train, config.batch_size, config.seed, steps=1))
         print(f"compiled in {compile_ahead(model, loss, *first, autocast):.1f} s")

@@ -1,1 +1,1 @@
-"""One training in memory: data, model, first weights, loop, trace. Reads no configuration and writes no files."""
+"""One training in memory: data, model, first weights, loop, trace. Writes no file but the data set's."""

@@ -62,18 +62,18 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
     The host waits for the device only to log, every `log_every` steps, and to evaluate, after each epoch.
     """
     model, optimizer, trace = training.model, training.optimizer, training.trace
-    device, steps = train.labels.device, len(trace.losses)
-    schedule = one_cycle(optimizer, steps, trace.step)
-    if trace.step == 0:
+    device, start, steps = train.labels.device, trace.step, len(trace.losses)
+    schedule = one_cycle(optimizer, steps, start)
+    if start == 0:
         _record(training, train, test)
     model.train()
-    following = batches(train, training.batch_size, training.seed, steps, trace.step, training.nudge)
-    for number, (images, target) in enumerate(following, trace.step + 1):
+    following = batches(train, training.batch_size, training.seed, steps, start, training.nudge)
+    for number, (images, target) in enumerate(following, start + 1):
+        logged = number % log_every == 0 or number == steps
         with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
             logits = model(images)
-            loss = training.loss(logits, target)
+            loss = training.loss(logits.clone() if logged else logits, target)  # some losses write over their logits
         step = Step(number, target, logits, loss, schedule.get_last_lr()[0])
-        logged = number % log_every == 0 or number == steps
         if logged:
             logits.retain_grad()
         optimizer.zero_grad()
@@ -81,7 +81,7 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
         trace.losses[number - 1] = loss.detach()
         if callbacks.on_nonfinite and (logged or device.type == "cpu"):
             new = 1 if device.type == "cpu" else log_every
-            if not _finite(trace.losses[max(0, number - new) : number]):
+            if not _finite(trace.losses[max(start, number - new) : number]):
                 callbacks.on_nonfinite(step)
         optimizer.step()
         schedule.step()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Judgement:
         outputs: the drift of the probe logits: of what was learned.
         losses: the drift of the training losses: of what the loss says of it.
         limit: decades above the floor that rounding explains, over so many seeds.
-        other_precision: the judgement of the same candidate in float64, of one in float32, and the other way round.
+        other_precision: the judgement of the same candidate in the other of float32 and float64.
     """
 
     settings: dict[str, Any]
@@ -68,8 +68,9 @@ class Judgement:
         found = {Verdict.DIFFERENT: self.outputs, Verdict.OTHER_VALUES: self.losses}.get(self.verdict)
         if found is None:
             return None
-        left = (step for step, above in found.above.items() if above > max(self.limit, found.noise_above[step]))
-        return next(left, None)
+        noise = found.noise_above
+        left = [step for step, above in found.above.items() if above > max(self.limit, noise[step])]
+        return left[0] if left else max(found.above, key=lambda step: found.above[step])
 
     @property
     def coarseness(self) -> float:
@@ -78,8 +79,12 @@ class Judgement:
 
     @property
     def largest_loss_difference(self) -> float:
-        """Between the training losses of a run and its reference, over all steps and runs."""
-        return max((pair.candidate.losses - pair.reference.losses).abs().max().item() for pair in self.pairs)
+        """Between the training losses of a run and its reference, over all steps and runs; NaN if one is."""
+        return (
+            torch.stack([(pair.candidate.losses - pair.reference.losses).abs().max() for pair in self.pairs])
+            .max()
+            .item()
+        )
 
     def _above_floor(self, found: Drift) -> bool:
         assert found.margin is not None and found.noise is not None
@@ -89,13 +94,18 @@ class Judgement:
         """Whether what is above the floor shrinks with the precision, as rounding does and a mistake does not.
 
         In float64 coarse rounding is as many decades above the floor as in float32 at the first steps, before the runs
-        part. A mistake is as large in both, so in float64 by up to nine decades further above the floor.
+        part. A mistake is as large in both, so in float64 by up to nine decades further above the floor. What float32
+        alone shows must stand out twice as far to be a mistake, or be no number: runs part there by chance.
         """
         if self.other_precision is None:
             return False
         judgements = {each.settings["precision"]: each for each in (self, self.other_precision)}
         coarse, fine = (getattr(judgements[precision], what) for precision in ("float32", "float64"))
-        return bool(fine.margin - max(0.0, coarse.early) <= max(self.limit, fine.noise))
+        if not all(isfinite(gap) for gap in coarse.gap.values()):
+            return False
+        rounding = max(0.0, coarse.early)
+        explained = coarse.margin - rounding <= max(2 * judgements["float32"].limit, coarse.noise)
+        return bool(explained and fine.margin - rounding <= max(judgements["float64"].limit, fine.noise))
 
 
 def judge(pairs: Iterable[Pair]) -> list[Judgement]:
@@ -104,16 +114,19 @@ def judge(pairs: Iterable[Pair]) -> list[Judgement]:
     for pair in pairs:
         candidates.setdefault(without(pair.candidate, "seed", "nudge"), []).append(pair)
     judgements = [_judgement(each) for each in candidates.values()]
-    judged = {(_but_precision(each), each.settings.get("precision")): each for each in judgements if each.outputs.floor}
-
-    def counterpart(shared: str, precision: str | None) -> Judgement | None:
-        other = {"float32": "float64", "float64": "float32"}.get(precision or "")
-        return judged.get((shared, other)) if other else None
-
+    judged = {(_but_precision(each), _precision(each)): each for each in judgements if each.outputs.floor}
+    other = {"float32": "float64", "float64": "float32"}
     return [
-        replace(each, other_precision=counterpart(_but_precision(each), each.settings.get("precision")))
+        replace(each, other_precision=judged.get((_but_precision(each), other.get(_precision(each), "none"))))
         for each in judgements
     ]
+
+
+def _precision(judgement: Judgement) -> str:
+    """That of candidate and reference; nothing where it is what is compared."""
+    pair = judgement.pairs[0]
+    both = {str(trace.settings.get("precision")) for trace in (pair.candidate, pair.reference)}
+    return both.pop() if len(both) == 1 else ""
 
 
 def _judgement(pairs: list[Pair]) -> Judgement:

@@ -33,6 +33,8 @@ def pairs(traces: list[Trace], by: str = "loss", reference: str | None = None) -
 
     BadInput if there is nothing to compare, or a run has no matched reference.
     """
+    if by in ("seed", "nudge"):
+        raise BadInput(f"--by {by}: it measures the noise that others are judged by; give another setting")
     value = _reference_value(traces, by, reference)
     references = [trace for trace in traces if str(trace.settings[by]) == value]
     found = []

@@ -48,27 +48,23 @@ def report(judgements: list[Judgement], folder: Path, by: str = "loss") -> None:
 
 def remarks(groups: list[Group], by: str) -> list[str]:
     """What the tables do not say: how coarse the rounding is, and what to train where a verdict needs more."""
-    named = [item for group in groups for item in group.judgements.items()]
+    named = {name: judgement for group in groups for name, judgement in group.judgements.items()}
     lines = [
-        f"{name} rounds about {float(f'{max(1, judgement.coarseness):.2g}'):,.0f} times as coarsely as the reference"
-        for name, judgement in named
-        if judgement.verdict is Verdict.COARSER
+        f"{name} rounds about {float(f'{judgement.coarseness:.2g}'):,.0f} times as coarsely as the reference"
+        for name, judgement in named.items()
+        if judgement.verdict is Verdict.COARSER and judgement.coarseness >= 2
     ]
-    verdicts = {judgement.verdict for _, judgement in named}
+    verdicts = {judgement.verdict for judgement in named.values()}
     if Verdict.NO_FLOOR in verdicts:
-        lines.append("no floor to judge by: train the reference with nudge=0,1,2 too")
+        lines.append("no floor to judge by: train the reference with nudge=0,1,2 too, for every seed")
     if Verdict.NOTHING_LEARNED in verdicts:
         nothing = "nothing learned: neither loss fell, which tells nothing; train longer or with another optimizer.lr"
         lines.append(nothing)
-    alone = [
-        name
-        for name, judgement in named
-        if judgement.verdict is Verdict.DIFFERENT and not judgement.other_precision and by != "precision"
-    ]
-    if alone:
-        lines.append(
-            f"{', '.join(alone)}: a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
-        )
+    different = [name for name, judgement in named.items() if judgement.verdict is Verdict.DIFFERENT]
+    precisions = {judgement.settings.get("precision") for judgement in named.values()}
+    if different and by != "precision" and precisions in ({"float32"}, {"float64"}):
+        tells = "a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
+        lines.append(f"{', '.join(different)}: {tells}")
     return lines
 
 
