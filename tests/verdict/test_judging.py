@@ -98,14 +98,16 @@ def test_what_does_not_shrink_is_a_mistake() -> None:
         assert (found["float32"].verdict is Verdict.DIFFERENT) == (size > 1e-6), "below, float32 hides it"
 
 
-def test_a_candidate_that_breaks_in_float32_alone_is_different() -> None:
-    for broken in (math.nan, 0.5):
-        candidate = run("scratch", shift=1e-6, precision="float32", steps=64)
-        for step in (8, 16, 32, 64):
-            candidate.probe_logits[step] *= 1 + broken
-        coarse = [*nudged(1e-6, 1e-6, precision="float32", steps=64), candidate]
-        found = judge(pairs([*coarse, *nudged(1e-15, 1e-15), run("scratch", shift=1e-15)]))
-        assert [each.verdict for each in found] == [Verdict.DIFFERENT, Verdict.SAME]
+@pytest.mark.parametrize(("floor", "broken", "steps"), [(1e-6, 0.5, (8, 16, 32, 64)), (1e-3, math.nan, (64,))])
+def test_a_candidate_that_breaks_in_float32_alone_is_different(
+    floor: float, broken: float, steps: tuple[int, ...]
+) -> None:
+    candidate = run("scratch", shift=floor, precision="float32", steps=64)
+    for step in steps:
+        candidate.probe_logits[step] *= 1 + broken
+    coarse = [*nudged(floor, floor, precision="float32", steps=64), candidate]
+    found = judge(pairs([*coarse, *nudged(1e-15, 1e-15), run("scratch", shift=1e-15)]))
+    assert [each.verdict for each in found] == [Verdict.DIFFERENT, Verdict.SAME]
 
 
 def test_precisions_that_are_compared_do_not_explain_each_other() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 import torch
@@ -97,12 +97,10 @@ class Judgement:
         part. A mistake is as large in both, so in float64 by up to nine decades further above the floor. What float32
         alone shows must stand out twice as far to be a mistake, or be no number: runs part there by chance.
         """
-        if self.other_precision is None:
+        if self.other_precision is None or any(_broke(pair, what) for pair in self.pairs):
             return False
         judgements = {each.settings["precision"]: each for each in (self, self.other_precision)}
         coarse, fine = (getattr(judgements[precision], what) for precision in ("float32", "float64"))
-        if not all(isfinite(gap) for gap in coarse.gap.values()):
-            return False
         rounding = max(0.0, coarse.early)
         explained = coarse.margin - rounding <= max(2 * judgements["float32"].limit, coarse.noise)
         return bool(explained and fine.margin - rounding <= max(judgements["float64"].limit, fine.noise))
@@ -137,6 +135,13 @@ def _judgement(pairs: list[Pair]) -> Judgement:
 
 def _but_precision(judgement: Judgement) -> str:
     return without(judgement.pairs[0].candidate, "seed", "nudge", "precision")
+
+
+def _broke(pair: Pair, what: str) -> bool:
+    """Whether the candidate has a number that is none where the reference has one."""
+    runs = pair.candidate, pair.reference
+    values = [run.losses if what == "losses" else torch.stack([*run.probe_logits.values()]) for run in runs]
+    return bool((values[1].isfinite() & ~values[0].isfinite()).any())
 
 
 def bitwise_identical(a: Trace, b: Trace) -> bool:
