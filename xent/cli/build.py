@@ -5,6 +5,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from xent.cli.compose import Run
+from xent.cli.losses import build_loss
 from xent.cli.schema import Precision
 from xent.training.compilation import compile_ahead
 from xent.training.data import Split, batches
@@ -30,15 +31,14 @@ def build(run: Run, train: Split) -> Training:
 
     torch.manual_seed(config.seed)  # for what a model or a loss of one's own draws
     model = instantiate(config.model, train.shape, train.classes)
-    loss = instantiate(config.loss)
-    for name, module in {"model": model, "loss": loss}.items():
-        if not isinstance(module, nn.Module):
-            raise BadInput(f"{name}._target_ made a {type(module).__name__}: expected a torch.nn.Module")
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
+    loss = build_loss(config.loss)
     draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
     model = model.to(run.dtype)
     nudge_weights(model, config.nudge)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model, loss = model.to(run.device, memory_format=layout), loss.to(run.device, run.dtype)
+    model, loss = model.to(run.device).to(memory_format=layout), loss.to(run.device, run.dtype)
     autocast = config.precision is Precision.bfloat16
     ignore_index = config.loss.get("ignore_index", -100)
     trial = trial_batch(

@@ -1,16 +1,15 @@
 """What accompanies a training: TensorBoard, progress, checkpoints, Ctrl-C, and the first loss that is no number."""
 
-import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from xent.cli.compose import Run
 from xent.cli.interrupt import interrupted_between_steps
+from xent.cli.losses import build_reference
 from xent.cli.progress import progress
 from xent.cli.schema import OnNonfinite
 from xent.runs import checkpoint, traces
@@ -35,8 +34,7 @@ def callbacks_of(
     config, trace = run.config, training.trace
     steps, steps_per_epoch = len(trace.losses), train.steps_per_epoch(config.batch_size)
     checkpoint_every = config.checkpoint_every or steps_per_epoch
-    known = inspect.signature(nn.CrossEntropyLoss).parameters
-    reference = nn.CrossEntropyLoss(**{name: value for name, value in config.loss.items() if name in known})
+    reference = build_reference(config.loss)
     (run.folder / traces.FILE).unlink(missing_ok=True)  # of fewer epochs
     if saved is None:
         for left in run.folder.glob(f"{EVENTS}*"):  # by a run that was killed before its first checkpoint

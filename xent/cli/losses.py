@@ -1,0 +1,45 @@
+"""The loss that a configuration names, a class or a function, with its arguments."""
+
+import inspect
+from contextlib import suppress
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from torch import nn
+
+from xent.losses.function import FunctionLoss
+from xent.training.errors import BadInput
+
+OF_PYTORCH = inspect.signature(nn.CrossEntropyLoss).parameters
+
+
+def build_loss(config: dict[str, Any]) -> nn.Module:
+    """The loss of `config`: its `_target_`, a class or a function, with arguments. BadInput if it is none."""
+    arguments = _with_tensors(config)
+    target = None
+    with suppress(Exception):  # what cannot be found is said by `instantiate`
+        target = get_object(str(config["_target_"]))
+    if inspect.isfunction(target) or inspect.isbuiltin(target):
+        arguments.pop("_target_")
+        return FunctionLoss(target, **arguments)
+    loss = instantiate(arguments)
+    if not isinstance(loss, nn.Module):
+        kind = type(loss).__name__
+        raise BadInput(f"loss._target_ made a {kind}: expected a torch.nn.Module, or a function (logits, target)")
+    return loss
+
+
+def build_reference(config: dict[str, Any]) -> nn.Module:
+    """PyTorch's loss with those of the arguments that it knows."""
+    return nn.CrossEntropyLoss(**{name: value for name, value in _with_tensors(config).items() if name in OF_PYTORCH})
+
+
+def _with_tensors(config: dict[str, Any]) -> dict[str, Any]:
+    """The weights of classes, a list in a configuration, as PyTorch takes them."""
+    weight = config.get("weight")
+    if not isinstance(weight, list):
+        return dict(config)
+    if not all(isinstance(each, int | float) for each in weight):
+        raise BadInput(f"loss.weight={weight}: expected a list of numbers, one for each class")
+    return config | {"weight": torch.tensor(weight, dtype=torch.float32)}
