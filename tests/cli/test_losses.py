@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.commands import small, trained
+from tests.helpers.commands import PROJECT, command, small, trained
 from xent.cli.losses import build_loss, build_reference
 from xent.losses.function import FunctionLoss
+from xent.runs import traces
 from xent.training.errors import BadInput
 
 WEIGHTS = "[1,10,1,1,1,1,1,1,1,1]"
@@ -47,3 +48,25 @@ def test_what_is_no_loss_is_refused() -> None:
         build_loss({"_target_": "torch.nn.CrossEntropyLoss", "weight": ["a", 2]})
     with pytest.raises(BadInput, match="made a dict: expected a torch.nn.Module, or a function"):
         build_loss({"_target_": "builtins.dict"})
+
+
+def test_arguments_of_a_custom_loss_are_its_own_in_a_sweep(tmp_path: Path) -> None:
+    """`+loss.smoothing=0.0` is none of PyTorch's; `loss.ignore_index` is given to both."""
+    target = ["loss._target_=tests.cli.test_losses.smoothed", "+loss.smoothing=0.0"]
+    sweep = ["loss=torch,custom", *target, "nudge=0,1", *small(precision="float64"), f"hydra.sweep.dir={tmp_path}"]
+    result = command("train.py", "-m", *sweep, PYTHONPATH=str(PROJECT))
+    assert result.returncode == 0, result.stderr
+    (reference,) = tmp_path.glob("loss=torch,*nudge=0*")
+    assert "loss.smoothing" not in traces.load(reference).settings
+    assert "bitwise identical" in result.stdout
+
+
+def test_a_loss_is_a_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "loss").mkdir()
+    weight = ", ".join(["1.0"] * 10)
+    mine = f"_target_: xent.FusedCrossEntropyLoss\nweight: [{weight}]\nlabel_smoothing: 0.0\n"
+    (tmp_path / "loss" / "mine.yaml").write_text(mine)
+    sweep = ["loss=torch,mine", "nudge=0,1,2", *small(precision="float64"), f"hydra.sweep.dir={tmp_path / 'runs'}"]
+    result = command("train.py", "--config-dir", str(tmp_path), "-m", *sweep)
+    assert result.returncode == 0, result.stderr
+    assert "│ mine  │ same within rounding" in result.stdout

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from xent.cli.losses import OF_PYTORCH
 from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
 from xent.losses.impostors import MISTAKES
 from xent.training.device import machine, prepare
@@ -56,7 +57,7 @@ def composed_run(cfg: DictConfig, choices: dict[str, str], overrides: list[str],
     Args:
         choices: of the configuration groups.
     """
-    _keep_own_target(cfg, choices["loss"], swept)
+    _keep_own(cfg, choices["loss"], swept)
     config = validated(cfg)
     device = prepare(config.device)
     if device.type == "mps" and config.precision is Precision.float64:
@@ -80,19 +81,31 @@ def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     return flat
 
 
-def _keep_own_target(cfg: DictConfig, choice: str, swept: bool) -> None:
-    """Let `loss._target_=...` mean loss=custom alone: in a sweep over several losses, Hydra sets it for all of them.
+def _keep_own(cfg: DictConfig, choice: str, swept: bool) -> None:
+    """Let `loss._target_=...`, and arguments that PyTorch's loss has not, mean loss=custom alone.
 
-    Given beside one loss that is not custom, it is BadInput.
+    In a sweep over several losses Hydra gives them to all. Given beside one loss that is not custom, a `_target_` is
+    BadInput.
     """
     if "_target_" not in list(cfg.loss):  # not in cfg.loss: it counts a value of ??? as not there
         raise BadInput(f"configs/loss/{choice}.yaml has no _target_: get it back")
     file = CONFIGS / "loss" / f"{choice}.yaml"
-    own = IMPOSTOR if choice.startswith("impostor/") else yaml.safe_load(file.read_text())["_target_"]
-    if own != "???" and cfg.loss._target_ != own:
+    if choice.startswith("impostor/"):
+        own = {"_target_": IMPOSTOR, "mistake": ""}
+    elif file.exists():
+        own = yaml.safe_load(file.read_text())
+    else:
+        return  # from a folder of one's own
+    if own["_target_"] == "???":
+        return
+    if cfg.loss._target_ != own["_target_"]:
         if not swept:
             raise BadInput(f"loss._target_={cfg.loss._target_}: expected beside loss=custom, add that")
-        cfg.loss._target_ = own
+        cfg.loss._target_ = own["_target_"]
+    if swept:
+        with open_dict(cfg.loss):
+            for argument in [key for key in cfg.loss if key not in own and key not in OF_PYTORCH]:
+                del cfg.loss[argument]
 
 
 def write_configuration(run: Run) -> None:
