@@ -170,6 +170,15 @@ def test_a_kernel_in_float32_is_judged_in_float32() -> None:
             assert_same_learning(wrong, dtype=torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_right_kernels_of_half_types_pass_and_wrong_ones_do_not(dtype: torch.dtype) -> None:
+    for loss in (*CORRECT, lambda: by_powers_of_2):
+        assert_same_learning(loss(), dtype=dtype)
+    for wrong in (partial(gradient_scaled, by=1.0), Impostor("sum_for_mean"), lambda z, t: 0 * z.sum()):
+        with pytest.raises(AssertionError):
+            assert_same_learning(wrong, dtype=dtype)
+
+
 def by_powers_of_2(logits: Tensor, target: Tensor) -> Tensor:
     bits = (logits - logits.amax(1, keepdim=True)) / math.log(2)
     return nn.functional.nll_loss((bits - bits.exp2().sum(1, keepdim=True).log2()) * math.log(2), target)

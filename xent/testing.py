@@ -134,7 +134,8 @@ def _trained(
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
     if dtype != torch.float64:
         loss = InPrecision(loss, dtype, nudge)
-    trace = Trace({"nudge": nudge}, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
+    settings = {"nudge": nudge, "loss_precision": str(dtype).removeprefix("torch.")}
+    trace = Trace(settings, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
     fit(Training(network, loss, optimizer, trace, BATCH, seed=0, nudge=nudge), train, probe, STEPS, callbacks)
     return trace
 

@@ -63,11 +63,15 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float(torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b))
 
 
-def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps]) -> Drift:
-    """How far the candidate of these pairs drifts from its reference, in outputs or in losses, as `gaps` measures."""
+def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps], dtype: torch.dtype) -> Drift:
+    """How far the candidate of these pairs drifts from its reference, in outputs or in losses, as `gaps` measures.
+
+    Args:
+        dtype: the precision in which the outputs, or the losses, are computed.
+    """
     found = [gaps(pair.candidate, pair.reference) for pair in pairs]
     steps = [step for step in found[0] if step > 0]
-    epsilon = torch.finfo(pairs[0].reference.probe_logits[0].dtype).eps
+    epsilon = torch.finfo(dtype).eps
 
     def decades(of: Gaps) -> Decades:
         # A gap of zero has no logarithm, and one that is not finite no mean with others: what is finer than a tenth of

@@ -130,7 +130,10 @@ def _precision(judgement: Judgement) -> str:
 def _judgement(pairs: list[Pair]) -> Judgement:
     settings = {key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")}
     seeds = len({without(pair.unnudged, "nudge") for pair in pairs})
-    return Judgement(settings, pairs, drift(pairs, output_gaps), drift(pairs, loss_gaps), LIMIT / sqrt(seeds))
+    of_outputs = pairs[0].reference.probe_logits[0].dtype
+    of_losses = getattr(torch, str(settings.get("loss_precision", "")), of_outputs)
+    outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, of_losses)
+    return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
 
 
 def _but_precision(judgement: Judgement) -> str:
