@@ -20,7 +20,7 @@ test: $(DEV) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, while you work
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load -m 'not slow' \
 	  tests/losses tests/verdict tests/runs/test_traces.py tests/test_testing.py tests/test_testing_messages.py \
 	  tests/test_structure.py
 

@@ -125,6 +125,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", HARD)
 def test_every_task_tells_right_from_wrong(task: str) -> None:
     reference, arguments = HARD[task]
@@ -149,6 +150,7 @@ def test_a_mean_of_the_rows_means_is_caught() -> None:
         assert_same_learning(mean_of_means, places=(6,), ignored=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [0.8])
 def test_no_impostor_passes_where_much_is_ignored(ignored: float) -> None:
     for mistake in MISTAKES:
@@ -156,6 +158,7 @@ def test_no_impostor_passes_where_much_is_ignored(ignored: float) -> None:
             assert_same_learning(Impostor(mistake), ignored=ignored)
 
 
+@pytest.mark.slow
 def test_a_kernel_in_float32_is_judged_in_float32() -> None:
     def kernel(logits: Tensor, target: Tensor) -> Tensor:
         return xent.cross_entropy(logits.float(), target).to(logits.dtype)
@@ -170,6 +173,7 @@ def test_a_kernel_in_float32_is_judged_in_float32() -> None:
             assert_same_learning(wrong, dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_right_kernels_of_half_types_pass_and_wrong_ones_do_not(dtype: torch.dtype) -> None:
     for loss in (*CORRECT, lambda: by_powers_of_2):
