@@ -95,7 +95,7 @@ def _validate(loss: Loss, task: Task, dtype: torch.dtype) -> None:
     device = torch.device(task.device)
     logits, target = trial_batch(task.classes, dtype, device, task.ignore_index if task.ignored else None)
     if task.places or task.probabilities:
-        train, _ = task.splits()
+        train, _ = task.splits
         target = train.labels[:4]
         logits = torch.zeros(4, task.classes, *task.places, dtype=dtype, device=device)
         target = target.to(dtype) if task.probabilities else target
@@ -117,7 +117,7 @@ def _own(loss: Loss, dtype: torch.dtype, task: Task) -> Loss:
 
 def _gradient_norm(reference: Loss, task: Task) -> float:
     """The mean norm of the first gradients, from which the learning rate of both losses follows."""
-    (train, _), network, loss = task.splits(), task.network(), _own(reference, torch.float64, task)
+    (train, _), network, loss = task.splits, task.network(), _own(reference, torch.float64, task)
     norms: list[float] = []
     for images, target in batches(train, BATCH, seed=0, steps=16):
         gradients = torch.autograd.grad(loss(network(images), target), list(network.parameters()))
@@ -128,7 +128,7 @@ def _gradient_norm(reference: Loss, task: Task) -> float:
 def _trained(
     loss: Loss, task: Task, dtype: torch.dtype, lr: float, nudge: int = 0, callbacks: Callbacks = NO_CALLBACKS
 ) -> Trace:
-    (train, probe), network = task.splits(), task.network()
+    (train, probe), network = task.splits, task.network()
     nudge_weights(network, nudge)
     parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xent.training.nudge import neighbours
+
 
 class InPrecision(nn.Module):
     """A loss that gets its logits, and targets that are probabilities, in `dtype`.
@@ -23,8 +25,6 @@ class InPrecision(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         rounded = logits.to(self.dtype)
         if self.bits is not None:
-            with torch.no_grad():
-                up = torch.from_numpy(self.bits.random_raw(rounded.numel()) >> np.uint64(63) == 0).view(rounded.shape)
-                moved = torch.nextafter(rounded, torch.where(up, torch.inf, -torch.inf).to(rounded))
-            rounded = rounded + (moved - rounded).detach()  # which is exact
+            step = neighbours(rounded.detach(), self.bits) - rounded.detach()
+            rounded = rounded + step  # which is exact
         return self.loss(rounded, target.to(self.dtype) if target.is_floating_point() else target).double()

@@ -7,7 +7,7 @@ first weight to a neighbouring number, and puts the images of every batch in ano
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -17,9 +17,13 @@ def nudge_weights(model: nn.Module, nudge: int) -> None:
         return
     bits = np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(0,)))
     for parameter in model.parameters():
-        up = torch.from_numpy(bits.random_raw(parameter.numel()) >> np.uint64(63) == 0).view(parameter.shape)
-        towards = torch.where(up, torch.inf, -torch.inf).to(parameter)
-        parameter.copy_(torch.nextafter(parameter, towards))
+        parameter.copy_(neighbours(parameter, bits))
+
+
+def neighbours(values: Tensor, bits: np.random.PCG64) -> Tensor:
+    """The next number of the type of each value, up or down as the next bits say."""
+    up = torch.from_numpy(bits.random_raw(values.numel()) >> np.uint64(63) == 0).view(values.shape)
+    return torch.nextafter(values, torch.where(up, torch.inf, -torch.inf).to(values))
 
 
 def nudged_order(images: int, batch_size: int, nudge: int, epoch: int) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """A small task that is made and not read, so that a proof needs no data: images of noise, and what to tell of them."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import torch
@@ -40,6 +41,7 @@ class Task:
         draw_weights(network, seed=0)
         return network.double().to(self.device)
 
+    @cached_property
     def splits(self) -> tuple[Split, Split]:
         """What to train on, and images to look at, with class indices that nothing is trained on."""
         generator = torch.Generator().manual_seed(0)

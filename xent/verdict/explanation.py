@@ -35,16 +35,16 @@ def explanation(judgement: Judgement, evidence: Evidence | None, dtype: torch.dt
     found = judgement.outputs if different else judgement.losses
     errors = (evidence.gradient - evidence.expected_gradient).abs().nan_to_num(torch.inf)
     place = tuple(int(i) for i in torch.unravel_index(errors.argmax(), errors.shape))
-    rows = {
-        "decades above the floor": f"{found.margin:.1f}, where {judgement.limit:.1f} are rounding",
-        "left the floor at step": str(judgement.left_floor),
-        f"loss at step {evidence.step}": f"{evidence.value:.17g}",
-        "expected": f"{evidence.expected_value:.17g}",
-        f"gradient of logit {list(place)}": f"{evidence.gradient[place]:.17g}",
-        "expected ": f"{evidence.expected_gradient[place]:.17g}",
-    }
-    width = max(map(len, rows))
-    lines = [HEADLINES[judgement.verdict], *(f"  {name.strip():<{width}}  {value}" for name, value in rows.items())]
+    rows = [
+        ("decades above the floor", f"{found.margin:.1f}, where {judgement.limit:.1f} are rounding"),
+        ("left the floor at step", str(judgement.left_floor)),
+        (f"loss at step {evidence.step}", f"{evidence.value:.17g}"),
+        ("expected", f"{evidence.expected_value:.17g}"),
+        (f"gradient of logit {list(place)}", f"{evidence.gradient[place]:.17g}"),
+        ("expected", f"{evidence.expected_gradient[place]:.17g}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [HEADLINES[judgement.verdict], *(f"  {name:<{width}}  {value}" for name, value in rows)]
     return "\n".join(lines + [f"  {hint}" for hint in _hints(evidence, dtype)])
 
 
