@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from xent.training.data import batches
 from xent.training.errors import BadInput
 from xent.training.loop import NO_CALLBACKS, Callbacks, Training, fit
-from xent.training.loss_precision import InPrecision
 from xent.training.nudge import nudge_weights
 from xent.training.task import BATCH, STEPS, Task
 from xent.training.trace import Trace
@@ -129,14 +129,16 @@ def _trained(
     loss: Loss, task: Task, dtype: torch.dtype, lr: float, nudge: int = 0, callbacks: Callbacks = NO_CALLBACKS
 ) -> Trace:
     (train, probe), network = task.splits, task.network()
+    if task.probabilities:
+        train = replace(train, labels=train.labels.to(dtype))
     nudge_weights(network, nudge)
     parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    if dtype != torch.float64:
-        loss = InPrecision(loss, dtype, nudge)
-    settings = {"nudge": nudge, "loss_precision": str(dtype).removeprefix("torch.")}
+    settings = {"nudge": nudge, "precision": "float64", "loss_precision": str(dtype).removeprefix("torch.")}
     trace = Trace(settings, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
-    fit(Training(network, loss, optimizer, trace, BATCH, seed=0, nudge=nudge), train, probe, STEPS, callbacks)
+    loss_dtype = None if dtype == torch.float64 else dtype
+    training = Training(network, loss, optimizer, trace, BATCH, seed=0, nudge=nudge, loss_dtype=loss_dtype)
+    fit(training, train, probe, STEPS, callbacks)
     return trace
 
 

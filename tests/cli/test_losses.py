@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.commands import PROJECT, command, small, trained
+from tests.helpers.commands import PROJECT, command, small, the_line, train_py, trained
 from xent.cli.losses import build_loss, build_reference
 from xent.losses.function import FunctionLoss
 from xent.runs import traces
@@ -59,6 +60,29 @@ def test_arguments_of_a_custom_loss_are_its_own_in_a_sweep(tmp_path: Path) -> No
     (reference,) = tmp_path.glob("loss=torch,*nudge=0*")
     assert "loss.smoothing" not in traces.load(reference).settings
     assert "bitwise identical" in result.stdout
+
+
+def test_a_kernel_in_float32_is_judged_by_what_the_rounding_of_float32_may_do(tmp_path: Path) -> None:
+    """A right one, and one that is off by a thousandth."""
+    losses = ["loss=torch,custom", "loss._target_=tests.helpers.faulty_losses.Float32", "+loss.error=0.0,1e-3"]
+    own = small(precision="float64", loss_precision="float32", nudge="0,1,2", max_steps=32)
+    result = command("train.py", "-m", *losses, *own, f"hydra.sweep.dir={tmp_path}", PYTHONPATH=str(PROJECT))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "comparison" / "verdict.json").read_text())
+    verdicts = {
+        each["runs"][0]["candidate"]["settings"].get("loss.error"): each["verdict"] for each in figures.values()
+    }
+    assert verdicts == {None: "bitwise identical", 0.0: "same within rounding", 1e-3: "different"}, "torch ran twice"
+
+
+def test_every_loss_of_a_sweep_is_tried_before_the_first_run(tmp_path: Path) -> None:
+    """In every precision that it will get: this one takes bfloat16 alone, which is the first."""
+    losses = "loss=torch,custom", "loss._target_=tests.helpers.faulty_losses.Bfloat16Only"
+    precisions = small(precision="float64", loss_precision="bfloat16,float32")
+    result = train_py("-m", *losses, *precisions, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert the_line(result).startswith("the loss of float32 logits [4, 10] and class indices [4] cannot be computed")
+    assert result.stdout == ""
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_loss_is_a_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:

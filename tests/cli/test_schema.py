@@ -48,6 +48,7 @@ def test_a_wrong_type_or_an_unknown_key_is_refused_when_composed(override: str) 
         ("log_every=-1", "log_every=-1: expected"),
         ("model.width=0", "model.width=0: expected"),
         ("seed=-1", "seed=-1: expected"),
+        ("precision=float16", "precision=float16: expected float32, float64 or bfloat16; loss_precision may be"),
         (f"seed={2**63}", f"seed={2**63}: expected"),
         ("data.crop_padding=-1", "data.crop_padding=-1: expected"),
         ("data.std=[0]", r"data.std=\[0.0\]: expected positive numbers"),
@@ -67,7 +68,7 @@ def test_settings_are_flat_and_a_group_stands_for_its_choice() -> None:
     assert settings["loss"] == "scratch"
     assert settings["loss._target_"] == "xent.CrossEntropyLossFromScratch"
     assert settings["optimizer.momentum"] == 0.9
-    assert settings["precision"] == "float64"
+    assert settings["precision"] == settings["loss_precision"] == "float64"
     assert settings["max_steps"] is None
     assert settings["data.mean"] == [0.1307]
 

@@ -61,6 +61,7 @@ def again(folder: Path, *overrides: str) -> None:
         {"model": "cnn", "optimizer": "adamw", "precision": "float64"},
         {"model": "resnet", "model.width": 2, "batch_size": 16},
         {"precision": "bfloat16", "loss": "custom", "loss._target_": "tests.runs.test_checkpoint.Dropout"},
+        {"precision": "float64", "loss_precision": "float32", "nudge": 1},
     ],
     ids=str,
 )

@@ -117,6 +117,29 @@ def test_precisions_that_are_compared_do_not_explain_each_other() -> None:
     assert [each.other_precision for each in found] == [None, None]
 
 
+def test_a_loss_in_a_precision_of_its_own_does_not_explain_the_loss_that_is_in_that_of_the_run() -> None:
+    own = {"precision": "float64", "loss_precision": "float32"}
+    fine = [*nudged(1e-7, 1e-7, **own), run("scratch", 1e-4, **own)]
+    coarse = [*nudged(1e-6, 1e-6, precision="float32", loss_precision="float32")]
+    coarse += [run("scratch", 1e-3, precision="float32", loss_precision="float32")]
+    found = judge(pairs([*fine, *coarse]))
+    assert [each.verdict for each in found] == [Verdict.DIFFERENT, Verdict.DIFFERENT]
+    assert [each.other_precision for each in found] == [None, None]
+
+
+def test_values_of_a_loss_are_as_coarse_as_the_coarser_of_run_and_loss() -> None:
+    """An equal value is a gap of a tenth of that, beside a floor that nudges made."""
+
+    def gap(precision: str, loss_precision: str) -> float:
+        settings = {"precision": precision, "loss_precision": loss_precision}
+        above = judged(*nudged(1e-5, 1e-5, **settings), run("scratch", shift=1e-3, loss_shift=0, **settings))
+        return above.losses.above[1]
+
+    assert gap("float64", "float64") == pytest.approx(-11.65, abs=0.1)
+    for precisions in (("float64", "float32"), ("float32", "float32"), ("float32", "float64")):
+        assert gap(*precisions) == pytest.approx(-2.92, abs=0.1)
+
+
 def test_one_precision_alone_cannot_tell_coarse_rounding_from_a_mistake() -> None:
     alone = judged(*nudged(1e-7, 1e-7, precision="float32"), run("scratch", shift=1e-4, precision="float32"))
     assert (alone.verdict, alone.other_precision) == (Verdict.DIFFERENT, None)

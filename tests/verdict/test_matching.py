@@ -43,6 +43,14 @@ def test_the_reference_of_a_loss_has_the_same_arguments() -> None:
     assert pair.reference.settings["loss"] == "torch", "the only one there is"
 
 
+def test_candidates_of_other_arguments_meet_a_reference_that_was_trained_twice() -> None:
+    """As in a sweep over an argument that PyTorch's loss has not."""
+    found = pairs([*nudged(1e-14), run("torch"), run("custom", **{"loss.a": 1}), run("custom", **{"loss.a": 2})])
+    assert [pair.candidate.settings.get("loss.a") for pair in found] == [None, 1, 2]
+    with pytest.raises(BadInput, match="they differ in the arguments of loss"):
+        pairs([run("torch", **{"loss.weight": [w]}) for w in (1, 2)] + [run("custom", **{"loss.weight": [3]})])
+
+
 def test_a_second_reference_run_is_held_against_the_first() -> None:
     first, second = run("torch"), run("torch", shift=1e-3)
     (pair,) = pairs([first, second])
@@ -85,7 +93,7 @@ def test_what_measures_the_noise_is_not_compared() -> None:
             pairs(nudged(1e-7), by=by, reference="0")
 
 
-def test_another_processor_may_have_other_instructions() -> None:
+def test_what_comes_with_a_setting_may_differ_too() -> None:
     machines = {"A": "AVX512", "B": "AVX2"}
     runs = [
         run("torch", **{"machine.processor": processor, "machine.instructions": instructions})
@@ -94,6 +102,8 @@ def test_another_processor_may_have_other_instructions() -> None:
     assert len(pairs(runs, by="machine.processor", reference="A")) == 1
     with pytest.raises(BadInput, match=r"they differ in machine.processor \(A against B\)"):
         pairs(runs, by="machine.instructions", reference="AVX2")
+    runs = [run("torch", precision=precision, loss_precision=precision) for precision in ("float32", "float64")]
+    assert len(pairs(runs, by="precision", reference="float64")) == 1, "the loss is in the precision of the run"
 
 
 def test_what_is_compared_must_be_a_setting_and_have_a_reference() -> None:

@@ -129,6 +129,23 @@ def test_of_one_precision_it_says_that_another_would_tell_more(
     assert line in capsys.readouterr().out.splitlines()
 
 
+def test_a_loss_that_seems_to_compute_in_float32_is_told_how_that_is_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "scratch seems to compute in float32: judge it with precision=float64 loss_precision=float32"
+    reported(tmp_path, *nudged(1e-15, 1e-15), run("scratch", 1e-7))
+    assert line in capsys.readouterr().out.splitlines()
+    for shift, precision in ((1e-10, "float64"), (1e-7, "float32")):
+        floor = nudged(1e-15, 1e-15, precision=precision)
+        reported(tmp_path, *floor, run("scratch", shift, precision=precision))
+        assert "seems to compute" not in capsys.readouterr().out
+    own = {"precision": "float64", "loss_precision": "float32"}
+    reported(tmp_path, *nudged(1e-12, 1e-12, **own), run("scratch", 1e-7, **own))
+    printed = capsys.readouterr().out
+    assert "different" in printed
+    assert "the same command" not in printed and "seems to compute" not in printed
+
+
 def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reported(tmp_path, run("torch"), run("scratch", shift=0.1))
     assert "no floor to judge by: train the reference with nudge=0,1,2 too, for every seed" in capsys.readouterr().out

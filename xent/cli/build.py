@@ -19,6 +19,18 @@ from xent.training.weights import draw_weights
 MAX_STEPS = 10**8  # their losses are kept
 
 
+def tried_loss(run: Run, classes: int) -> nn.Module:
+    """The loss of a run on its device and in its precision. BadInput if it cannot be trained with."""
+    loss = build_loss(run.config.loss).to(run.device, run.loss_dtype or run.dtype)
+    autocast = run.config.precision is Precision.bfloat16
+    dtype = run.loss_dtype or (torch.bfloat16 if autocast else run.dtype)
+    ignore_index = run.config.loss.get("ignore_index", -100)
+    trial = trial_batch(classes, dtype, run.device, ignore_index if ignore_index in range(classes) else None)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=autocast):
+        validate_loss(loss, *trial)
+    return loss
+
+
 def build(run: Run, train: Split) -> Training:
     """Model, loss and optimizer at the first step of a training on `train`. BadInput if they cannot be built."""
     config = run.config
@@ -33,25 +45,18 @@ def build(run: Run, train: Split) -> Training:
     model = instantiate(config.model, train.shape, train.classes)
     if not isinstance(model, nn.Module):
         raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
-    loss = build_loss(config.loss)
+    loss = tried_loss(run, train.classes)
     draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
     model = model.to(run.dtype)
     nudge_weights(model, config.nudge)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model, loss = model.to(run.device).to(memory_format=layout), loss.to(run.device, run.dtype)
+    model = model.to(run.device).to(memory_format=layout)
     autocast = config.precision is Precision.bfloat16
-    ignore_index = config.loss.get("ignore_index", -100)
-    trial = trial_batch(
-        train.classes,
-        torch.bfloat16 if autocast else run.dtype,
-        run.device,
-        ignore_index if ignore_index in range(train.classes) else None,
-    )
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=autocast):
-        validate_loss(loss, *trial)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
     if config.compile:
         first = next(batches(train, config.batch_size, config.seed, steps=1))
-        print(f"compiled in {compile_ahead(model, loss, *first, autocast):.1f} s")
+        print(f"compiled in {compile_ahead(model, loss, *first, autocast, run.loss_dtype):.1f} s")
     trace = Trace(run.settings, losses=torch.full((steps,), torch.nan, dtype=run.dtype, device=run.device))
-    return Training(model, loss, optimizer, trace, config.batch_size, config.seed, config.nudge, autocast)
+    return Training(
+        model, loss, optimizer, trace, config.batch_size, config.seed, config.nudge, autocast, run.loss_dtype
+    )

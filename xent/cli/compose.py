@@ -29,6 +29,7 @@ class Run(NamedTuple):
     folder: Path
     device: torch.device
     dtype: torch.dtype
+    loss_dtype: torch.dtype | None  # of the logits that the loss gets, if it is not that of the model's
 
 
 def register() -> None:
@@ -60,11 +61,13 @@ def composed_run(cfg: DictConfig, choices: dict[str, str], overrides: list[str],
     _keep_own(cfg, choices["loss"], swept)
     config = validated(cfg)
     device = prepare(config.device)
-    if device.type == "mps" and config.precision is Precision.float64:
-        raise BadInput("precision=float64: Apple's GPUs have no float64; train it with device=cpu")
+    if device.type == "mps" and Precision.float64 in (config.precision, config.loss_precision):
+        raise BadInput("float64: Apple's GPUs do not have it; train with device=cpu")
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
     settings = flat_settings(cfg, choices) | {"device": str(device)} | machine(device)
-    return Run(config, cfg, settings, overrides, folder, device, dtype)
+    own = config.loss_precision is not config.precision
+    loss_dtype = getattr(torch, config.loss_precision.value) if own else None
+    return Run(config, cfg, settings, overrides, folder, device, dtype, loss_dtype)
 
 
 def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:

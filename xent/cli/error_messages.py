@@ -66,8 +66,9 @@ def _discard(folder: Path) -> None:
     """Take back the folder that Hydra made for a run, and for its sweep, if nothing was written there."""
     with suppress(OSError):  # it holds something, or is gone
         folder.rmdir()
-    if [path.name for path in folder.parent.iterdir()] == ["multirun.yaml"]:
-        shutil.rmtree(folder.parent)
+    with suppress(OSError):
+        if [path.name for path in folder.parent.iterdir()] == ["multirun.yaml"]:
+            shutil.rmtree(folder.parent)
 
 
 def _unreadable_yaml() -> Path | None:

@@ -14,11 +14,15 @@ GROUPS = ("loss", "model", "data", "optimizer")
 
 
 class Precision(Enum):
-    """The arithmetic of a run. `bfloat16` is autocast: weights, data and the optimizer stay float32."""
+    """The arithmetic of a run, or of its loss alone.
+
+    Of a run, `bfloat16` is autocast: weights, data and the optimizer stay float32.
+    """
 
     float32 = "float32"
     float64 = "float64"
     bfloat16 = "bfloat16"
+    float16 = "float16"  # of a loss alone
 
 
 # What to do when the loss is NaN or infinite. Written so, as `continue` is a word of Python's.
@@ -68,6 +72,7 @@ class Config:
     optimizer: Optimizer
     device: str
     precision: Precision
+    loss_precision: Precision
     channels_last: bool
     compile: bool
     seed: int
@@ -82,6 +87,8 @@ class Config:
     def __post_init__(self) -> None:
         for key in ("epochs", "max_steps", "batch_size", "log_every", "checkpoint_every"):
             _at_least(1, key, getattr(self, key))
+        if self.precision is Precision.float16:
+            raise BadInput("precision=float16: expected float32, float64 or bfloat16; loss_precision may be float16")
         if not 0 <= self.seed < 2**63:
             raise BadInput(f"seed={self.seed}: expected a whole number from 0 to 2**63 - 1")
         if not 0 <= self.nudge < 2**63:

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from xent.training.errors import BadInput
 
 
-def compile_ahead(model: nn.Module, loss: nn.Module, images: Tensor, target: Tensor, autocast: bool) -> float:
+def compile_ahead(
+    model: nn.Module,
+    loss: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    autocast: bool,
+    loss_dtype: torch.dtype | None = None,
+) -> float:
     """Make `model` and `loss` compile themselves, forward and backward, for batches of this shape.
 
     They are two graphs, so that the gradient of the logits, where they meet, can be looked at. The step that this takes
@@ -28,7 +35,8 @@ def compile_ahead(model: nn.Module, loss: nn.Module, images: Tensor, target: Ten
     model.train()
     try:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            value = loss(model(images), target)
+            logits = model(images)
+            value = loss(logits.to(loss_dtype or logits.dtype), target)
         value.backward()
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = " ".join(str(error).split("\n\n")[0].split())

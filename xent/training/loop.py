@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xent.training.data import Split, batches
 from xent.training.evaluation import PROBE, evaluate, predict
+from xent.training.loss_precision import given_to_loss
 from xent.training.schedule import one_cycle
 from xent.training.trace import Trace, is_probe_step
 
@@ -26,10 +27,15 @@ class Training:
     seed: int  # draws the order of the data and its augmentation
     nudge: int = 0  # draws another order of the images within each batch
     autocast: bool = False  # compute logits and loss under bfloat16 autocast
+    loss_dtype: torch.dtype | None = None  # of the logits that the loss gets, if it is not that of the model's
 
 
 class Step(NamedTuple):
-    """A step whose gradients are computed, as `number`, counted from 1; `logits.grad` is kept where it is logged."""
+    """A step whose gradients are computed, as `number`, counted from 1.
+
+    Where it is logged, `logits`, in the type that the loss gets them, and `target` are as they were before the loss,
+    and `logits.grad` is kept.
+    """
 
     number: int
     target: Tensor
@@ -72,7 +78,10 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
         logged = number % log_every == 0 or number == steps
         with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
             logits = model(images)
-            loss = training.loss(logits.clone() if logged else logits, target)  # some losses write over their logits
+            if training.loss_dtype:
+                logits = given_to_loss(logits, training.loss_dtype, training.nudge, number)
+            given = (logits.clone(), target.clone()) if logged else (logits, target)  # some losses write over them
+            loss = training.loss(*given)
         step = Step(number, target, logits, loss, schedule.get_last_lr()[0])
         if logged:
             logits.retain_grad()

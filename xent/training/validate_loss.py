@@ -52,8 +52,7 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, given: s
             torch.manual_seed(0)
             value = loss(leaf.clone(), target.clone())  # some losses write over their logits
     except Exception as error:  # anyone's loss may raise anything
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{given} cannot be computed ({type(error).__name__}: {reason})") from error
+        raise BadInput(f"{given} cannot be computed ({_in_one_line(error)})") from error
     if not isinstance(value, Tensor):
         raise BadInput(f"{given} is a {type(value).__name__}: expected a tensor of one number, with its gradient")
     if value.ndim > 0:
@@ -63,6 +62,10 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, given: s
     try:
         found = torch.autograd.grad(value, leaf, torch.full_like(value, scale), allow_unused=True)[0]
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"the gradient of {given} cannot be computed ({type(error).__name__}: {reason})") from error
+        raise BadInput(f"the gradient of {given} cannot be computed ({_in_one_line(error)})") from error
     return torch.zeros_like(leaf) if found is None else found
+
+
+def _in_one_line(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -61,7 +61,13 @@ def _hints(evidence: Evidence, dtype: torch.dtype) -> list[str]:
             (text for value, text in causes.items() if isclose(value, factor, rel_tol=1e-3)), "a constant factor"
         )
         return [f"the gradient is {factor:.10g} times the reference's: {cause}"]
+    lower = seeming_precision(float(error)) if dtype == torch.float64 else None
+    return [f"it seems to compute in {str(lower)[6:]}: judge it with dtype={lower}"] if lower else []
+
+
+def seeming_precision(error: float) -> torch.dtype | None:
+    """The precision, lower than float64, whose rounding is about as large as this relative error."""
     for lower in (torch.float32, torch.float16, torch.bfloat16):
-        if dtype == torch.float64 and torch.finfo(lower).eps / 30 < error < 3 * torch.finfo(lower).eps:
-            return [f"it seems to compute in {str(lower)[6:]}: judge it with dtype={lower}"]
-    return []
+        if torch.finfo(lower).eps / 30 < error < 3 * torch.finfo(lower).eps:
+            return lower
+    return None

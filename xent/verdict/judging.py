@@ -121,18 +121,24 @@ def judge(pairs: Iterable[Pair]) -> list[Judgement]:
 
 
 def _precision(judgement: Judgement) -> str:
-    """That of candidate and reference; nothing where it is what is compared."""
+    """That of candidate and reference; nothing where it is what is compared, or the loss is in another."""
     pair = judgement.pairs[0]
     both = {str(trace.settings.get("precision")) for trace in (pair.candidate, pair.reference)}
-    return both.pop() if len(both) == 1 else ""
+    return both.pop() if len(both) == 1 and not has_own_loss_precision(pair.candidate.settings) else ""
+
+
+def has_own_loss_precision(settings: dict[str, Any]) -> bool:
+    """Whether the loss computes in another precision than the model."""
+    return settings.get("loss_precision", precision := settings.get("precision")) != precision
 
 
 def _judgement(pairs: list[Pair]) -> Judgement:
     settings = {key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")}
     seeds = len({without(pair.unnudged, "nudge") for pair in pairs})
     of_outputs = pairs[0].reference.probe_logits[0].dtype
-    of_losses = getattr(torch, str(settings.get("loss_precision", "")), of_outputs)
-    outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, of_losses)
+    of_losses = getattr(torch, str(settings["loss_precision"])) if has_own_loss_precision(settings) else of_outputs
+    coarser = max(of_outputs, of_losses, key=lambda dtype: torch.finfo(dtype).eps)
+    outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, coarser)
     return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
 
 

@@ -8,7 +8,7 @@ from xent.training.errors import BadInput
 from xent.training.trace import NO_EFFECT, Trace
 
 DEFAULT_REFERENCE = {"loss": "torch"}
-COMES_WITH = {"device": "machine", "machine.processor": "machine.instructions"}
+COMES_WITH = {"device": "machine", "machine.processor": "machine.instructions", "precision": "loss_precision"}
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def _nudges(reference: Trace, references: list[Trace], by: str) -> list[Trace]:
 
 
 def _partner(trace: Trace, references: list[Trace], by: str) -> Trace | None:
-    """The first reference with the same arguments of what is compared, or else the only one there is."""
+    """The first reference with the same arguments of what is compared, or else with the only ones there are."""
     same = [reference for reference in references if _arguments(reference, by) == _arguments(trace, by)]
-    return same[0] if same else references[0] if len(references) == 1 else None
+    alike = references and all(_arguments(each, by) == _arguments(references[0], by) for each in references)
+    return same[0] if same else references[0] if alike else None
 
 
 def _arguments(trace: Trace, by: str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from xent.training.trace import Trace
 from xent.verdict import tensorboard
+from xent.verdict.explanation import seeming_precision
 from xent.verdict.grouping import Group, grouped
-from xent.verdict.judging import Judgement, Verdict
+from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
 from xent.verdict.picture import draw
 from xent.verdict.tables import as_markdown, gap_rows, print_table, verdict_rows
 
@@ -60,12 +61,23 @@ def remarks(groups: list[Group], by: str) -> list[str]:
     if Verdict.NOTHING_LEARNED in verdicts:
         nothing = "nothing learned: neither loss fell, which tells nothing; train longer or with another optimizer.lr"
         lines.append(nothing)
-    different = [name for name, judgement in named.items() if judgement.verdict is Verdict.DIFFERENT]
-    precisions = {judgement.settings.get("precision") for judgement in named.values()}
+    as_given = {name: each for name, each in named.items() if not has_own_loss_precision(each.settings)}
+    different = [name for name, judgement in as_given.items() if judgement.verdict is Verdict.DIFFERENT]
+    precisions = {judgement.settings.get("precision") for judgement in as_given.values()}
     if different and by != "precision" and precisions in ({"float32"}, {"float64"}):
         tells = "a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
         lines.append(f"{', '.join(different)}: {tells}")
-    return lines
+    return lines + [
+        f"{name} seems to compute in {lower}: judge it with precision=float64 loss_precision={lower}"
+        for name in different
+        if by == "loss" and (lower := _seeming_precision(as_given[name]))
+    ]
+
+
+def _seeming_precision(judgement: Judgement) -> str | None:
+    """That of a loss which was given float64, by its values at the first step, before which nothing differs."""
+    lower = seeming_precision(next(iter(judgement.losses.gap.values())))
+    return str(lower).removeprefix("torch.") if lower and judgement.settings.get("precision") == "float64" else None
 
 
 def _figures(judgement: Judgement) -> dict[str, Any]:
