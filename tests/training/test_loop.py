@@ -78,6 +78,25 @@ def test_whoever_watches_is_told_after_every_step_and_of_a_loss_that_is_no_numbe
     assert seen[0] == 5
 
 
+def test_a_nudge_moves_the_logits_anew_at_every_step_where_the_loss_has_a_precision_of_its_own() -> None:
+    given = []
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        given.append(logits.detach())
+        return cross_entropy(logits, target)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    nn.init.zeros_(model[1].weight)  # every row has the same logits, and keeps them
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    data = split(8)
+    data = Split(data.images, data.labels, 3, data.mean.double(), data.std.double())
+    trace = Trace({}, torch.full((4,), torch.nan))
+    training = Training(model, loss, optimizer, trace, 8, seed=0, nudge=1, loss_dtype=torch.float32)
+    fit(training, data, data, log_every=2)
+    assert {logits.dtype for logits in given} == {torch.float32}
+    assert len({tuple(logits.flatten().tolist()) for logits in given}) == 4
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_cuda_no_step_waits_for_the_device_that_is_not_logged() -> None:
     def waits(steps: int) -> int:
