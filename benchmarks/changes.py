@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import nll_loss, one_hot, softplus
 
 import xent
 from benchmarks.training import BATCH, MNIST
+from tests.helpers.right_losses import by_logsumexp, by_one_hot, by_powers_of_2, by_softplus
 from xent.training import models
 from xent.training.compilation import compile_ahead
 from xent.training.data import batches
@@ -72,25 +72,6 @@ def permute_hidden(model: nn.Module) -> None:
                 parameter.copy_(parameter[order].clone())
         by_unit = following.weight.unflatten(1, (units, -1))
         following.weight.copy_(by_unit[:, order].flatten(1, 2).clone())
-
-
-def by_one_hot(logits: Tensor, target: Tensor) -> Tensor:
-    return -(one_hot(target, logits.shape[1]) * logits.log_softmax(1)).sum(1).mean()
-
-
-def by_logsumexp(logits: Tensor, target: Tensor) -> Tensor:
-    return (logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]).mean()
-
-
-def by_softplus(logits: Tensor, target: Tensor) -> Tensor:
-    """The softplus of how far the other classes are ahead of the target."""
-    others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
-    return softplus(others - logits.gather(1, target[:, None])[:, 0], threshold=40).mean()
-
-
-def by_powers_of_2(logits: Tensor, target: Tensor) -> Tensor:
-    bits = (logits - logits.amax(1, keepdim=True)) / torch.log(torch.tensor(2.0, dtype=logits.dtype))
-    return nll_loss((bits - bits.exp2().sum(1, keepdim=True).log2()) * torch.log(torch.tensor(2.0).to(logits)), target)
 
 
 LOSSES: dict[str, Loss] = {

@@ -6,7 +6,8 @@ the tables are written into a page if one is given.
 
 - false alarms: correct runs that are called different. The reference itself, nudged; and the correct changes of
   benchmarks/changes.py. Over one seed and over three, each run in one comparison, with Wilson's 95 % interval;
-- misses: the impostors, and gradients that are off by a factor 1 + error.
+- misses: the impostors, and gradients that are off by a factor 1 + error;
+- losses as others write them, right and wrong, in the precisions that they compute in.
 """
 
 import os
@@ -25,6 +26,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from benchmarks.changes import CHANGES, INSTRUCTIONS, MODELS, NOT_FOR, OTHER_INSTRUCTIONS, trained
+from benchmarks.others_losses import in_short, others_losses
 from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
 from xent.training.trace import Trace
 from xent.verdict.judging import Judgement, Verdict, judge
@@ -158,14 +160,6 @@ def changes(by_model: dict[str, list[Trace]]) -> Rows:
     return rows + [[change, *(found.get((*place, change), "") for place in places)] for change in CHANGES]
 
 
-def in_short(judgement: Judgement) -> str:
-    """Decades above the floor, and the verdict where it is not `same within rounding`."""
-    if judgement.verdict is Verdict.IDENTICAL:
-        return "identical"
-    word = {Verdict.SAME: "", Verdict.COARSER: " coarser"}.get(judgement.verdict, f" {judgement.verdict}")
-    return f"{judgement.outputs.margin:+.2f}{word}"
-
-
 def misses(impostors: dict[Job, list[Trace]]) -> Rows:
     rows = [["model", "precision", "impostors caught", "missed"]]
     for model, precision in product(MODELS, PRECISIONS):
@@ -205,7 +199,7 @@ def main() -> None:
         "Correct changes, over three seeds": changes(by_model),
         "Impostors, over one seed": misses(impostors),
         "A gradient that is a little off, in float64, over three seeds": smallest_errors(gradients, by_model),
-    }
+    } | others_losses()
     text = "\n".join(as_markdown(title, rows) for title, rows in tables.items())
     print(text)
     if "page" in options:

@@ -15,11 +15,14 @@ from xent.training.task import BATCH, STEPS, Task
 from xent.training.trace import Trace
 from xent.training.validate_loss import Loss, trial_batch, validate_loss
 from xent.verdict.explanation import Evidence, explanation
-from xent.verdict.judging import Judgement, Verdict, judge
+from xent.verdict.judging import LIMIT, Judgement, Verdict, judge
 from xent.verdict.matching import Pair
 
-NUDGES = 4
+SEEDS_AND_NUDGES = (1, 4)
+# A half type rounds so coarsely that over one seed half a loss would pass: the limit is 2 decades over their root.
+SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION = (4, 2)
 STEP_LENGTH = 0.03  # of a step of gradient descent at the peak of the schedule, before momentum
+FINER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
 SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 
 
@@ -37,8 +40,9 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     """Assert that training with `loss` behaves as training with `reference`, down to rounding.
 
     Trains a small network in float64 on a task made here, 256 steps with each loss, and four times more with the
-    reference, nudged: from weights moved by one ULP, with batches in another order. That is the floor. Arguments of the
-    loss are proved by giving them to both:
+    reference, nudged: from weights moved by one ULP, with batches in another order. That is the floor. With another
+    `dtype` than float64 it does so from four seeds, with two nudges. Arguments of the loss are proved by giving them to
+    both:
 
     >>> weight = torch.tensor([1.0, 2.0, 0.5])
     >>> losses = xent.CrossEntropyLossFromScratch, nn.CrossEntropyLoss
@@ -51,7 +55,8 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
         classes: of the task, at least 2.
         ignored: the part of the targets, from 0 to below 1, that is `reference.ignore_index`.
         dtype: of the logits that both losses get. A kernel that computes in float32 is judged with torch.float32, where
-            the floor is what its rounding may do: a nudge moves the logits by one ULP of that type at every step.
+            the floor is what its rounding may do: a nudge moves the logits by one ULP of that type at every step. What
+            is coarser than that by up to a hundred times is held against the finer type too, if the loss takes it.
         device: where network and losses are.
         probabilities: targets are distributions `[batch, classes, *places]`.
         places: logits are `[batch, classes, *places]` and class indices `[batch, *places]`.
@@ -76,18 +81,33 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype = torch.float64) -> Judgement:
-    """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`."""
+    """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`.
+
+    What is above the limit of a lower precision, and within that of one seed, may be a coarse kernel: the finer
+    precision tells, if the loss takes it.
+    """
+    judgement = _judged(loss, reference, task, dtype)
+    margins = judgement.outputs.margin, judgement.losses.margin
+    if dtype in FINER and judgement.verdict not in SAME and all(each is not None and each <= LIMIT for each in margins):
+        with suppress(BadInput):
+            return replace(judgement, other_precision=_judged(loss, reference, task, FINER[dtype]))
+    return judgement
+
+
+def _judged(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype) -> Judgement:
     _validate(loss, task, dtype)
+    seeds, nudges = SEEDS_AND_NUDGES if dtype == torch.float64 else SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # others only wait for each other on so small a network, on a busy machine for long
     try:
         lr = STEP_LENGTH / _gradient_norm(reference, task)
-        references = (_own(reference, dtype, task) for _ in range(NUDGES + 1))
-        unnudged, *nudged = [_trained(each, task, dtype, lr, nudge) for nudge, each in enumerate(references)]
-        candidate = _trained(_own(loss, dtype, task), task, dtype, lr)
+        pairs = []
+        for seed in range(seeds):
+            unnudged, *nudged = [_trained(reference, task, dtype, lr, seed, nudge) for nudge in range(nudges + 1)]
+            pairs.append(Pair(_trained(loss, task, dtype, lr, seed), unnudged, unnudged, nudged))
     finally:
         torch.set_num_threads(threads)
-    (judgement,) = judge([Pair(candidate, unnudged, unnudged, nudged)])
+    (judgement,) = judge(pairs)
     return judgement
 
 
@@ -126,18 +146,26 @@ def _gradient_norm(reference: Loss, task: Task) -> float:
 
 
 def _trained(
-    loss: Loss, task: Task, dtype: torch.dtype, lr: float, nudge: int = 0, callbacks: Callbacks = NO_CALLBACKS
+    loss: Loss,
+    task: Task,
+    dtype: torch.dtype,
+    lr: float,
+    seed: int = 0,
+    nudge: int = 0,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> Trace:
-    (train, probe), network = task.splits, task.network()
+    loss = _own(loss, dtype, task)
+    (train, probe), network = task.splits, task.network(seed)
     if task.probabilities:
         train = replace(train, labels=train.labels.to(dtype))
     nudge_weights(network, nudge)
     parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    settings = {"nudge": nudge, "precision": "float64", "loss_precision": str(dtype).removeprefix("torch.")}
+    settings = {"seed": seed, "nudge": nudge, "precision": "float64"}
+    settings |= {"loss_precision": str(dtype).removeprefix("torch.")}
     trace = Trace(settings, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
     loss_dtype = None if dtype == torch.float64 else dtype
-    training = Training(network, loss, optimizer, trace, BATCH, seed=0, nudge=nudge, loss_dtype=loss_dtype)
+    training = Training(network, loss, optimizer, trace, BATCH, seed, nudge, loss_dtype=loss_dtype)
     fit(training, train, probe, STEPS, callbacks)
     return trace
 

@@ -1,10 +1,9 @@
 """Losses as others write them, for the tests that train with them as `loss._target_=tests.helpers.faulty_losses...`."""
 
-import math
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+
+from tests.helpers.right_losses import by_powers_of_2
 
 
 class OutOfMemory(nn.CrossEntropyLoss):
@@ -27,29 +26,6 @@ class Bfloat16Only(nn.CrossEntropyLoss):
         return super().forward(input, target)
 
 
-class _Overwriting(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        loss = nn.functional.cross_entropy(logits, target)
-        gradient = (logits.softmax(1) - nn.functional.one_hot(target, logits.shape[1])) / len(target)
-        logits.data.copy_(gradient)  # as fused kernels do, to save memory
-        ctx.save_for_backward(gradient)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.saved_tensors[0] * grad, None
-
-
-class Overwriting(nn.Module):
-    """A kernel that leaves its gradient where its logits were, and class 0 where its targets were."""
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        loss: Tensor = _Overwriting.apply(input, target)
-        target.zero_()
-        return loss
-
-
 class Float32(nn.Module):
     """A kernel that computes in float32, by powers of 2; its gradient is off by a part of `error`."""
 
@@ -58,7 +34,5 @@ class Float32(nn.Module):
         self.error = error
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        logits = input.float()
-        bits = (logits - logits.amax(1, keepdim=True)) / math.log(2)
-        loss = nn.functional.nll_loss((bits - bits.exp2().sum(1, keepdim=True).log2()) * math.log(2), target)
+        loss = by_powers_of_2(input.float(), target)
         return (loss + self.error * (loss - loss.detach())).to(input.dtype)

@@ -204,7 +204,7 @@ def test_a_loss_gets_the_type_of_logits_that_the_run_makes(tmp_path: Path) -> No
 
 
 def test_a_loss_that_writes_over_its_logits_is_logged_rightly(tmp_path: Path) -> None:
-    custom = ["loss=custom", "loss._target_=tests.helpers.faulty_losses.Overwriting"]
+    custom = ["loss=custom", "loss._target_=tests.helpers.right_losses.Overwriting"]
     trained(tmp_path / "run", *small(log_every=1), *custom)
     trained(tmp_path / "torch", *small(log_every=1))
     found, expected = (

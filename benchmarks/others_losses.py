@@ -1,0 +1,46 @@
+"""Losses as others write them, judged by the one-line proof in every precision. For benchmarks.verdict."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
+
+from tests.helpers.right_losses import EVERY, RIGHT
+from tests.helpers.wrong_losses import WRONG
+from xent.testing import judge_learning
+from xent.training.errors import BadInput
+from xent.training.task import Task
+from xent.verdict.judging import Judgement, Verdict
+from xent.verdict.tables import Rows
+
+
+def in_short(judgement: Judgement) -> str:
+    """Decades above the floor, and the verdict where it is not `same within rounding`."""
+    if judgement.verdict is Verdict.IDENTICAL:
+        return "identical"
+    found = judgement.losses if judgement.verdict is Verdict.OTHER_VALUES else judgement.outputs
+    word = {Verdict.SAME: "", Verdict.COARSER: " coarser"}.get(judgement.verdict, f" {judgement.verdict}")
+    return f"{found.margin:+.2f}{word}"
+
+
+def judged(name: str, dtype: torch.dtype) -> str:
+    case = (RIGHT | WRONG)[name]
+    if dtype not in case.dtypes:
+        return ""
+    try:
+        return in_short(judge_learning(case.loss, case.reference, Task(**{"classes": 10} | case.task), dtype))
+    except BadInput:
+        return "refused"
+
+
+def others_losses() -> dict[str, Rows]:
+    """Two tables, of right losses and of wrong ones, in the precisions that they are judged in."""
+    titles = {"Right losses as others write them": RIGHT, "Wrong losses as others write them": WRONG}
+    header = ["loss", *(str(dtype).removeprefix("torch.") for dtype in EVERY)]
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        waiting = {(name, dtype): pool.submit(judged, name, dtype) for name in RIGHT | WRONG for dtype in EVERY}
+        return {
+            title: [header, *([name, *(waiting[name, dtype].result() for dtype in EVERY)] for name in cases)]
+            for title, cases in titles.items()
+        }
