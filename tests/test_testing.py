@@ -59,9 +59,7 @@ def test_a_loss_that_trains_the_same_and_reports_something_else_is_caught() -> N
 def test_a_fixed_number_in_place_of_the_batch_size_is_different() -> None:
     for size in (32, 64, 128):
         with pytest.raises(AssertionError):
-            assert_same_learning(
-                lambda logits, target, n=size: cross_entropy(logits, target, reduction="sum") / n
-            )
+            assert_same_learning(lambda logits, target, n=size: cross_entropy(logits, target, reduction="sum") / n)
 
 
 def test_what_cannot_be_trained_with_is_refused() -> None:
@@ -194,3 +192,5 @@ def test_it_leaves_the_loss_and_the_random_state_alone() -> None:
 def test_a_task_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="classes=1, ignored=0.0, probabilities=False: expected 2 classes or more"):
         assert_same_learning(nn.CrossEntropyLoss(), classes=1)
+    with pytest.raises(ValueError, match="dtype=torch.int64: expected torch.float64, float32, bfloat16 or float16"):
+        assert_same_learning(nn.CrossEntropyLoss(), dtype=torch.int64)

@@ -73,6 +73,8 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
             f"classes={classes}, ignored={ignored}, probabilities={probabilities}: expected 2 classes or more, and a "
             "part from 0 to below 1, 0 with probabilities, which have no index to ignore"
         )
+    if dtype not in (torch.float64, *FINER):
+        raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     task = Task(classes, ignored, ignore_index, places, probabilities, device)
     judgement = judge_learning(loss, reference, task, dtype)
     if judgement.verdict not in SAME:
