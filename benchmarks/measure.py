@@ -29,6 +29,13 @@ def option(name: str, default: str) -> str:
     return dict(argument.split("=", 1) for argument in sys.argv[1:]).get(name, default)
 
 
+def write_into(page: str, begin: str, text: str, end: str) -> None:
+    """Put a text between two lines of a page, in place of what is there; without a page, nowhere."""
+    if page:
+        before, _, rest = Path(page).read_text().partition(begin)
+        Path(page).write_text(f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}")
+
+
 def measured_device() -> torch.device:
     """The device to measure, by `device=...`, set up as for a training."""
     return prepare(option("device", "cpu"))

@@ -11,7 +11,6 @@ the tables are written into a page if one is given.
 """
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from benchmarks.changes import CHANGES, INSTRUCTIONS, MODELS, NOT_FOR, OTHER_INSTRUCTIONS, trained
+from benchmarks.measure import option, write_into
 from benchmarks.others_losses import in_short, others_losses
 from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
 from xent.training.trace import Trace
@@ -182,9 +182,8 @@ def smallest_errors(gradients: dict[Job, list[Trace]], by_model: dict[str, list[
 
 
 def main() -> None:
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(options.get("folder", temporary))
+        folder = Path(option("folder", temporary))
         folder.mkdir(parents=True, exist_ok=True)
         places = list(product(reversed(MODELS), reversed(PRECISIONS)))  # those that take longest first
         every = [(model, precision, seed, "changes") for model, precision in places for seed in range(SEEDS[model])]
@@ -202,10 +201,7 @@ def main() -> None:
     } | others_losses()
     text = "\n".join(as_markdown(title, rows) for title, rows in tables.items())
     print(text)
-    if "page" in options:
-        page = Path(options["page"])
-        before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}")
+    write_into(option("page", ""), BEGIN, text, END)
 
 
 if __name__ == "__main__":
