@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,8 @@ def trainings(text: str) -> list[str]:
     return re.findall(r"^[# ]*(python train\.py(?: \S+)*?)(?:  .*)?$", text, re.MULTILINE)
 
 
+YOUR_LOSS = PROJECT / "docs" / "your-loss.md"
+YAML = blocks(YOUR_LOSS, "yaml")
 COMMANDS = [line for page in PAGES for line in lines(page)]
 ENVIRONMENT = re.compile(r"^(?:[A-Z_]+=\S+ )+(?=python )")
 EXAMPLES = [example for example in trainings(HELP.read_text()) if "[" not in example]
@@ -49,8 +52,12 @@ TRAININGS = dict.fromkeys(
 
 @pytest.fixture
 def _at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with a run to go on with, MNIST and a small CIFAR-10."""
+    """A working directory with a run to go on with, MNIST, a small CIFAR-10, and the losses that are shown as files."""
     monkeypatch.chdir(tmp_path)
+    for text in YAML:
+        file = tmp_path / text.splitlines()[0].removeprefix("# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "MNIST").symlink_to(PROJECT / "data" / "MNIST")
     for attribute, value in write_cifar(tmp_path / "data").items():
@@ -120,11 +127,13 @@ def test_make_compare_is_the_proof() -> None:
     assert ".venv/bin/python train.py -m +experiment=proof" in made.stdout.splitlines()
 
 
-@pytest.mark.parametrize("code", blocks(PROJECT / "README.md", "python"))
-def test_code_of_the_readme(code: str) -> None:
-    exec(code, {"YourLoss": xent.CrossEntropyLossFromScratch})
+@pytest.mark.parametrize("page", [PROJECT / "README.md", YOUR_LOSS], ids=lambda page: page.name)
+def test_code_that_proves_your_loss(page: Path) -> None:
+    names: dict[str, Any] = {"YourLoss": xent.CrossEntropyLossFromScratch}
+    for code in blocks(page, "python"):
+        exec(code, names)
     with pytest.raises(AssertionError, match="training is different"):
-        exec(code, {"YourLoss": lambda: lambda logits, target: 1.01 * xent.cross_entropy(logits, target)})
+        exec(blocks(page, "python")[0], {"YourLoss": lambda: lambda z, t: 1.01 * xent.cross_entropy(z, t)})
 
 
 def test_all_code_is_known_to_a_test() -> None:
@@ -132,7 +141,7 @@ def test_all_code_is_known_to_a_test() -> None:
     for page in PAGES:
         languages = {language for language, _ in BLOCK.findall(page.read_text())}
         assert languages <= (
-            {"console", "python", ""} if page.name == "README.md" else {"console", "python", "text", "math", ""}
+            {"console", "python", ""} if page.name == "README.md" else {"console", "python", "yaml", "text", "math", ""}
         )
 
 

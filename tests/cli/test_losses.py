@@ -94,3 +94,13 @@ def test_a_loss_is_a_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     result = command("train.py", "--config-dir", str(tmp_path), "-m", *sweep)
     assert result.returncode == 0, result.stderr
     assert "│ mine  │ same within rounding" in result.stdout
+
+
+def test_a_published_loss_is_swept_with_its_argument_beside_pytorchs(tmp_path: Path) -> None:
+    published = ["loss=torch,custom", "loss._target_=timm.loss.LabelSmoothingCrossEntropy", "+loss.smoothing=0.0"]
+    own = small(precision="float64", nudge="0,1", **{"hydra.sweep.dir": tmp_path})
+    result = train_py("-m", *published, *own)
+    assert result.returncode == 0, result.stderr
+    (found,) = json.loads((tmp_path / "comparison" / "verdict.json").read_text()).values()
+    assert found["verdict"] == "same within rounding"
+    assert {run["candidate"]["settings"]["loss.smoothing"] for run in found["runs"]} == {0.0}
