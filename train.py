@@ -17,7 +17,7 @@ from xent.cli.build import build
 from xent.cli.callbacks import callbacks_of
 from xent.cli.compose import Run, composed_run, register, write_configuration
 from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
-from xent.cli.progress import print_result
+from xent.cli.progress import print_result, print_start
 from xent.cli.resume import checkpoint_of, is_finished, resumed
 from xent.runs import checkpoint, traces
 from xent.runs.files import locked
@@ -47,11 +47,12 @@ def train(run: Run) -> None:
         if saved:
             checkpoint.restore(saved, training)
         write_configuration(run)
+        print_start(run, training.trace)
         start = time.perf_counter()
         with callbacks_of(run, training, images, saved) as (callbacks, newest):
             fit(training, images, test_images, run.config.log_every, callbacks)
         traces.save(training.trace, run.folder)
-        print_result(newest, training.trace.step, time.perf_counter() - start, run.folder)
+        print_result(run, newest, training.trace.step, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command that judges runs: `python -m xent.compare RUN...`, exit 0 same, 1 different, 2 not comparable."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,12 +12,15 @@ from xent.verdict.matching import pairs
 from xent.verdict.report import report
 
 
-def compare(folders: list[Path], by: str = "loss", reference: str | None = None, output: Path | None = None) -> int:
+def compare(
+    folders: list[Path], by: str = "loss", reference: str | None = None, output: Path | None = None, command: str = ""
+) -> int:
     """Judge the runs in these folders, print and write the report. BadInput if they cannot be compared.
 
     Args:
         by, reference: see xent.verdict.matching.pairs.
         output: where to write the report; by default `comparison` beside the runs.
+        command: what was typed, for the report.
 
     Returns:
         0 if every candidate is the same as its reference, if within rounding; 1 if one learns differently or reports
@@ -25,7 +29,7 @@ def compare(folders: list[Path], by: str = "loss", reference: str | None = None,
     traces = load_runs(folders)
     found = pairs(traces, by, reference)
     judgements = judge(found)
-    report(judgements, output or common_parent(traces) / "comparison", by)
+    report(judgements, output or common_parent(traces) / "comparison", by, command)
     used = {id(trace) for pair in found for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
     unused = [trace.name for trace in traces if id(trace) not in used]
     if unused:
@@ -48,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        raise SystemExit(compare(given.runs, given.by, given.reference, given.output))
+        command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
+        raise SystemExit(compare(given.runs, given.by, given.reference, given.output, command))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -10,7 +10,7 @@ import torch
 from xent.cli.compose import Run
 from xent.cli.interrupt import interrupted_between_steps
 from xent.cli.losses import build_reference
-from xent.cli.progress import progress
+from xent.cli.progress import progress, sweep
 from xent.cli.schema import OnNonfinite
 from xent.runs import checkpoint, traces
 from xent.runs.event_file import EVENTS, RunLog
@@ -42,7 +42,7 @@ def callbacks_of(
     with (
         interrupted_between_steps() as asked,
         RunLog(run.folder, trace.settings, saved["log"] if saved else None) as events,
-        progress(steps) as show,
+        progress(steps, sweep.name(run.overrides) if run.swept else "") as show,
     ):
         trace.events = events.file.name
 

@@ -27,6 +27,7 @@ class Run(NamedTuple):
     settings: dict[str, Any]  # all of it by dotted names, and the machine
     overrides: list[str]  # the command line that it was composed from
     folder: Path
+    swept: bool  # whether it is one of a sweep
     device: torch.device
     dtype: torch.dtype
     loss_dtype: torch.dtype | None  # of the logits that the loss gets, if it is not that of the model's
@@ -67,7 +68,7 @@ def composed_run(cfg: DictConfig, choices: dict[str, str], overrides: list[str],
     settings = flat_settings(cfg, choices) | {"device": str(device)} | machine(device)
     own = config.loss_precision is not config.precision
     loss_dtype = getattr(torch, config.loss_precision.value) if own else None
-    return Run(config, cfg, settings, overrides, folder, device, dtype, loss_dtype)
+    return Run(config, cfg, settings, overrides, folder, swept, device, dtype, loss_dtype)
 
 
 def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:

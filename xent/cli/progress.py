@@ -1,36 +1,71 @@
 """What a person sees of a run in the terminal."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Line
-from rich.table import Table
 from rich.text import Text
 
-RESULT = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
+from xent.cli.compose import Run
+from xent.training.trace import Trace
+
+Show = Callable[[int, dict[str, float]], None]
+
+
+@dataclass
+class Sweep:
+    """How far the sweep of this process is: of so many runs, begun at a time, so many are done; 0 if there is none."""
+
+    runs: int = 0
+    keys: tuple[str, ...] = ()  # the settings that are swept
+    done: int = 0
+    start: float = 0.0
+
+    def begin(self, runs: int, keys: tuple[str, ...]) -> None:
+        self.runs, self.keys, self.done, self.start = runs, keys, 0, time.monotonic()
+
+    def name(self, overrides: list[str]) -> str:
+        """The run that is trained now: `12 of 72, loss=scratch seed=1`."""
+        if not self.runs:
+            return " ".join(overrides)
+        swept = [each for each in overrides if each.partition("=")[0] in self.keys]
+        return f"{self.done + 1} of {self.runs}, {' '.join(swept)}"
+
+    def left(self) -> str:
+        """The time that is left, by what the runs before took: `, 20 s left`."""
+        spent = time.monotonic() - self.start
+        return f", {_duration(spent / self.done * (self.runs - self.done))} left" if self.done else ""
+
+
+sweep = Sweep()  # set by Hydra's callback; another process, of a parallel sweep, does not know of it
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.0f} h"
 
 
 @contextmanager
-def progress(steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A line with the last loss and accuracy, steps per second and time left; silent where output is no terminal.
+def progress(steps: int, name: str) -> Iterator[Show]:
+    """A line that is gone in the end, with the run's name and last loss; silent where output is no terminal.
 
     Yields:
         a function that takes the number of steps made and scalars by their TensorBoard tags.
     """
     console = Console()
-    text = TextColumn("{task.description}")
-    columns = (BarColumn(), MofNCompleteColumn(), text, StepsPerSecond(), TimeRemainingColumn())
+    of_run = BarColumn(10), MofNCompleteColumn(), TextColumn("{task.description}"), StepsPerSecond()
+    columns = (TextColumn(f"{name}{sweep.left()}"), *of_run, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         line = display.add_task("", total=steps)
 
         def show(step: int, scalars: dict[str, float]) -> None:
             if "train/loss" in scalars:
-                description = f"loss {scalars['train/loss']:.4f}  accuracy {scalars['train/accuracy']:.2%}"
-                display.update(line, completed=step, description=description)
+                display.update(line, completed=step, description=f"loss {scalars['train/loss']:.4f}")
 
         yield show
 
@@ -40,9 +75,19 @@ class StepsPerSecond(ProgressColumn):
         return Text(f"{task.speed:.0f} steps/s" if task.speed else "")
 
 
-def print_result(newest: dict[str, float], steps: int, seconds: float, folder: Path) -> None:
-    """The end of a run as a table, and where the rest of it is."""
-    table = Table("steps", "seconds", *RESULT)
-    table.add_row(str(steps), f"{seconds:.1f}", *(f"{newest[tag]:.4g}" for tag in RESULT))
-    Console().print(table)
-    print(os.path.relpath(folder))
+def print_start(run: Run, trace: Trace) -> None:
+    """What a single run is, and from where it goes on; of a sweep its first line says that."""
+    if not run.swept:
+        what = " ".join(f"{key}={run.settings[key]}" for key in ("loss", "model", "data", "device"))
+        begins = f"going on after step {trace.step} of" if trace.step else "training for"
+        print(f"{what}: {begins} {len(trace.losses)} steps", flush=True)
+
+
+def print_result(run: Run, newest: dict[str, float], steps: int, seconds: float) -> None:
+    """The end of a run in a line, and where the rest of it is."""
+    of_test = f"test loss {newest['test/loss']:.4f}, accuracy {newest['test/accuracy']:.2%}"
+    if run.swept:
+        print(f"{sweep.name(run.overrides)}: {of_test}, {seconds:.1f} s", flush=True)
+    else:
+        print(f"{of_test}, after {steps} steps in {seconds:.1f} s")
+        print(os.path.relpath(run.folder))

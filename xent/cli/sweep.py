@@ -1,55 +1,75 @@
-"""Hydra's callbacks of a sweep: every loss is tried before it begins, and its runs are compared when it ends."""
+"""Hydra's callbacks of a sweep: all of it is tried before it begins, and its runs are compared when it ends."""
 
+import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import tried_loss
 from xent.cli.compose import composed_run
 from xent.cli.error_messages import errors_of_a_run
+from xent.cli.progress import sweep
 from xent.training.datasets import read
 from xent.training.errors import BadInput
 
 KEYS_OF_A_TRIAL = ("loss", "precision", "loss_precision", "device", "data")  # on which it depends whether it succeeds
 
 
-class TryLosses(Callback):
-    """Refuses a sweep with a loss that cannot be trained with, before the first run, in whatever run it comes."""
+class BeginSweep(Callback):
+    """Refuses a sweep before the first run if a value or a loss of any of its runs is wrong; says how far it is."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
+        values = _values(config)
         with errors_of_a_run(folder, swept=True):
-            for cfg, choices in _configurations(config):
+            for cfg, choices in _configurations(config, values):
                 run = composed_run(cfg, choices, [], folder, swept=True)
                 images, _ = read(run.config.data.dataset, Path(run.config.data.root))
                 tried_loss(run, images.classes)
+        swept = tuple(key for key, each in values.items() if len(each) > 1)
+        sweep.begin(prod(len(each) for each in values.values()), swept)
+        alike = " ".join(f"{key}={run.settings[key]}" for key in ("model", "data", "device") if key not in swept)
+        print(f"{sweep.runs} runs of {alike} in {os.path.relpath(folder)}", flush=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        sweep.done += 1
 
 
-def _configurations(config: DictConfig) -> Iterator[tuple[DictConfig, dict[str, str]]]:
-    """Each configuration of a sweep and its choices of groups, of those alone that differ in keys of a trial."""
-    loader = GlobalHydra.instance().config_loader()
+def _values(config: DictConfig) -> dict[str, list[str]]:
+    """The overrides of a sweep by their keys; of one that is swept, each."""
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     given += config.hydra.overrides.task
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create(loader).parse_overrides(given):
+    for override in OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(given):
         key = override.get_key_element()
         if override.is_discrete_sweep():
-            all_values = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            matters = key.lstrip("+~").partition(".")[0] in KEYS_OF_A_TRIAL
-            values[key] = all_values if matters else all_values[:1]
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         elif not override.is_sweep_override():  # an interval, which other sweepers draw from, has no first value
             values[key] = [override.input_line or ""]
-    for overrides in product(*values.values()):
-        cfg = loader.load_sweep_config(config, list(overrides))
+    return values
+
+
+def _configurations(config: DictConfig, values: dict[str, list[str]]) -> Iterator[tuple[DictConfig, dict[str, str]]]:
+    """Configurations and their choices of groups: every combination of a trial's keys, and every other value once."""
+    loader = GlobalHydra.instance().config_loader()
+    tried = [key for key in values if key.lstrip("+~").partition(".")[0] in KEYS_OF_A_TRIAL]
+    combinations = [dict(zip(tried, each)) for each in product(*(values[key] for key in tried))]
+    combinations += [{key: value} for key in values if key not in tried for value in values[key][1:]]
+    for chosen in combinations:
+        overrides = [chosen.get(key, each[0]) for key, each in values.items()]
+        cfg = loader.load_sweep_config(config, overrides)
         choices = dict(cfg.hydra.runtime.choices)
         with open_dict(cfg):
             del cfg["hydra"]
@@ -70,7 +90,8 @@ class CompareRuns(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            compare([folder], self.by, self.reference)
+            command = shlex.join(["python", "train.py", "-m", *config.hydra.overrides.task])
+            compare([folder], self.by, self.reference, command=command)
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
         except Exception as error:  # Hydra would make it a warning and end as if all were well

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from xent.training.trace import Trace
-from xent.verdict.judging import Judgement
+from xent.verdict.judging import Judgement, has_own_loss_precision
 from xent.verdict.matching import without
 
 
@@ -31,12 +31,22 @@ def grouped(judgements: list[Judgement], by: str) -> list[Group]:
     ]
 
 
+def _value(settings: dict[str, Any], by: str) -> str:
+    """The value of what is compared; of a loss of one's own, the name of its class or function."""
+    value = str(settings.get(by))
+    if (by, value) == ("loss", "custom"):
+        return str(settings["loss._target_"]).rpartition(".")[2]
+    return value
+
+
 def _names(settings: list[dict[str, Any]], by: str) -> list[str]:
     """Each by what is compared, and by what else differs among them: `scratch, float64`."""
     keys = [key for key in settings[0] if any(each.get(key) != settings[0].get(key) for each in settings)]
     others = [key for key in keys if key.split(".")[0] != by.split(".")[0]]
-    names = [", ".join(str(each.get(key)) for key in (by, *others)) for each in settings]
+    if not any(has_own_loss_precision(each) for each in settings):
+        others = [key for key in others if key != "loss_precision"]  # it follows the precision
+    names = [", ".join([_value(each, by), *(str(each.get(key)) for key in others)]) for each in settings]
     if len(set(names)) < len(names):
         own = [key for key in keys if key.startswith(f"{by}.")]
-        names = [", ".join(str(each.get(key)) for key in (by, *own, *others)) for each in settings]
+        names = [", ".join([_value(each, by), *(str(each.get(key)) for key in (*own, *others))]) for each in settings]
     return names if len(set(names)) == len(names) else [f"{name} #{i}" for i, name in enumerate(names, start=1)]

@@ -65,6 +65,11 @@ class Judgement:
         return Verdict.COARSER if above_floor else Verdict.SAME
 
     @property
+    def outputs_limit(self) -> float:
+        """Decades that the outputs may be above the floor: the limit, or as many as any nudged run is."""
+        return max(self.limit, self.outputs.noise or 0.0)
+
+    @property
     def left_floor(self) -> int | None:
         """The first probe step at which a candidate that is not the same left the floor."""
         found = {Verdict.DIFFERENT: self.outputs, Verdict.OTHER_VALUES: self.losses}.get(self.verdict)

@@ -1,34 +1,49 @@
 """The tables of a comparison, for a page and for the terminal."""
 
+import sys
 from statistics import mean
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from xent.training.trace import Trace
 from xent.verdict.grouping import Group
-from xent.verdict.judging import Verdict
+from xent.verdict.judging import Judgement, Verdict
 
 Rows = list[list[str]]  # the first is the header
 
 
 def verdict_rows(groups: list[Group]) -> Rows:
-    """Each reference, and under it its candidates with their verdicts."""
-    header = ["run", "verdict", "decades above floor", "nudged runs reach", "left floor at step"]
-    rows = [[*header, "losses above floor", "losses differ by", "test loss", "test accuracy"]]
+    """Each candidate with its verdict: what the terminal shows."""
+    rows = [["run", "verdict", "decades above floor", "limit"]]
+    for group in groups:
+        for name, judgement in group.judgements.items():
+            rows.append([name, judgement.verdict, margin_of(judgement), f"{judgement.outputs_limit:.2f}"])
+    return rows
+
+
+def detail_rows(groups: list[Group]) -> Rows:
+    """Each reference, and under it its candidates: what the verdict is made of."""
+    header = ["run", "nudged runs reach", "left floor at step", "losses above floor", "losses differ by"]
+    rows = [[*header, "test loss", "test accuracy"]]
     for group in groups:
         references = {id(pair.reference): pair.reference for each in group.judgements.values() for pair in each.pairs}
-        rows.append([group.name, "the reference", *[""] * 5, *_final(list(references.values()))])
+        rows.append([f"{group.name}, the reference", *[""] * 4, *_final(list(references.values()))])
         for name, judgement in group.judgements.items():
-            outputs, losses = judgement.outputs, judgement.losses
-            identical = judgement.verdict is Verdict.IDENTICAL  # so there is no logarithm of a gap
-            figures = None if identical else outputs.margin, outputs.noise, None if identical else losses.margin
-            margin, noise, of_losses = ("" if value is None else f"{value:+.2f}" for value in figures)
+            noise = "" if judgement.outputs.noise is None else f"{judgement.outputs.noise:+.2f}"
             left = "" if judgement.left_floor is None else str(judgement.left_floor)
+            identical = judgement.verdict is Verdict.IDENTICAL
+            of_losses = "" if judgement.losses.margin is None or identical else f"{judgement.losses.margin:+.2f}"
             difference = f"{judgement.largest_loss_difference:.1e}"
-            final = _final([pair.candidate for pair in judgement.pairs])
-            rows.append([name, judgement.verdict, margin, noise, left, of_losses, difference, *final])
+            rows.append([name, noise, left, of_losses, difference, *_final([p.candidate for p in judgement.pairs])])
     return rows
+
+
+def margin_of(judgement: Judgement) -> str:
+    """Decades above the floor; nothing where there is no floor, or no logarithm of a gap."""
+    margin = judgement.outputs.margin
+    return "" if margin is None or judgement.verdict is Verdict.IDENTICAL else f"{margin:+.2f}"
 
 
 def gap_rows(groups: list[Group]) -> Rows:
@@ -54,12 +69,23 @@ def as_markdown(title: str, rows: Rows) -> str:
     return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def print_table(title: str, rows: Rows) -> None:
+def print_table(rows: Rows) -> None:
+    """In a terminal of 80 columns and more nothing is cut: long names of runs are folded."""
     header, *body = rows
-    table = Table(*header, title=title, title_justify="left")
-    for column in table.columns[:2]:
-        column.no_wrap = True
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(header[0], overflow="fold")
+    for title in header[1:]:
+        table.add_column(title, no_wrap=title == "verdict")
     for row in body:
         table.add_row(*row, style="bold red" if {Verdict.DIFFERENT, Verdict.OTHER_VALUES} & {*row} else None)
+    _console().print(table)
+
+
+def print_folded(line: str) -> None:
+    """A line of prose, folded between words in a terminal."""
+    _console().print(line, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _console() -> Console:
     console = Console()
-    (console if console.is_terminal else Console(width=150)).print(table)
+    return console if console.is_terminal else Console(width=120)
