@@ -11,18 +11,18 @@ from xent.training.data import batches
 from xent.training.errors import BadInput
 from xent.training.loop import NO_CALLBACKS, Callbacks, Training, fit
 from xent.training.nudge import nudge_weights
-from xent.training.task import BATCH, STEPS, Task
+from xent.training.task import STEPS, Task
 from xent.training.trace import Trace
 from xent.training.validate_loss import Loss, trial_batch, validate_loss
 from xent.verdict.explanation import Evidence, explanation
-from xent.verdict.judging import LIMIT, Judgement, Verdict, judge
+from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import Pair
 
 SEEDS_AND_NUDGES = (1, 4)
 # A half type rounds so coarsely that over one seed half a loss would pass: the limit is 2 decades over their root.
 SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION = (4, 2)
 STEP_LENGTH = 0.03  # of a step of gradient descent at the peak of the schedule, before momentum
-FINER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 
 
@@ -41,8 +41,8 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
 
     Trains a small network in float64 on a task made here, 256 steps with each loss, and four times more with the
     reference, nudged: from weights moved by one ULP, with batches in another order. That is the floor. With another
-    `dtype` than float64 it does so from four seeds, with two nudges. Arguments of the loss are proved by giving them to
-    both:
+    `dtype` than float64 it does so from four seeds, with two nudges. Arguments of the loss are proved by giving them
+    to both:
 
     >>> weight = torch.tensor([1.0, 2.0, 0.5])
     >>> losses = xent.CrossEntropyLossFromScratch, nn.CrossEntropyLoss
@@ -55,8 +55,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
         classes: of the task, at least 2.
         ignored: the part of the targets, from 0 to below 1, that is `reference.ignore_index`.
         dtype: of the logits that both losses get. A kernel that computes in float32 is judged with torch.float32, where
-            the floor is what its rounding may do: a nudge moves the logits by one ULP of that type at every step. What
-            is coarser than that by up to a hundred times is held against the finer type too, if the loss takes it.
+            the floor is what its rounding may do: a nudge moves the logits by one ULP of that type at every step.
         device: where network and losses are.
         probabilities: targets are distributions `[batch, classes, *places]`.
         places: logits are `[batch, classes, *places]` and class indices `[batch, *places]`.
@@ -73,7 +72,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
             f"classes={classes}, ignored={ignored}, probabilities={probabilities}: expected 2 classes or more, and a "
             "part from 0 to below 1, 0 with probabilities, which have no index to ignore"
         )
-    if dtype not in (torch.float64, *FINER):
+    if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     task = Task(classes, ignored, ignore_index, places, probabilities, device)
     judgement = judge_learning(loss, reference, task, dtype)
@@ -83,20 +82,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype = torch.float64) -> Judgement:
-    """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`.
-
-    What is above the limit of a lower precision, and within that of one seed, may be a coarse kernel: the finer
-    precision tells, if the loss takes it.
-    """
-    judgement = _judged(loss, reference, task, dtype)
-    margins = judgement.outputs.margin, judgement.losses.margin
-    if dtype in FINER and judgement.verdict not in SAME and all(each is not None and each <= LIMIT for each in margins):
-        with suppress(BadInput):
-            return replace(judgement, other_precision=_judged(loss, reference, task, FINER[dtype]))
-    return judgement
-
-
-def _judged(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype) -> Judgement:
+    """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`."""
     _validate(loss, task, dtype)
     seeds, nudges = SEEDS_AND_NUDGES if dtype == torch.float64 else SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION
     threads = torch.get_num_threads()
@@ -141,7 +127,7 @@ def _gradient_norm(reference: Loss, task: Task) -> float:
     """The mean norm of the first gradients, from which the learning rate of both losses follows."""
     (train, _), network, loss = task.splits, task.network(), _own(reference, torch.float64, task)
     norms: list[float] = []
-    for images, target in batches(train, BATCH, seed=0, steps=16):
+    for images, target in batches(train, task.batch_size, seed=0, steps=16):
         gradients = torch.autograd.grad(loss(network(images), target), list(network.parameters()))
         norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
     return sum(norms) / len(norms)
@@ -167,7 +153,7 @@ def _trained(
     settings |= {"loss_precision": str(dtype).removeprefix("torch.")}
     trace = Trace(settings, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
     loss_dtype = None if dtype == torch.float64 else dtype
-    training = Training(network, loss, optimizer, trace, BATCH, seed, nudge, loss_dtype=loss_dtype)
+    training = Training(network, loss, optimizer, trace, task.batch_size, seed, nudge, loss_dtype=loss_dtype)
     fit(training, train, probe, STEPS, callbacks)
     return trace
 

@@ -1,5 +1,6 @@
 """Runs made up for the tests of what is done with runs, and how two that were trained differ."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def run(
 def nudged(*shifts: float, **settings: Any) -> list[Trace]:
     """A reference run and, for each shift, a nudged one that far from it."""
     return [run("torch", shift=shift, nudge=n, **settings) for n, shift in enumerate((0.0, *shifts))]
+
+
+def judged(comparison: Path) -> dict[str, dict[str, Any]]:
+    """The figures of every candidate of a comparison, by its name."""
+    candidates: dict[str, dict[str, Any]] = json.loads((comparison / "verdict.json").read_text())["candidates"]
+    return candidates
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:

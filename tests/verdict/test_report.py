@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from tests.helpers.runs import nudged, run
+from tests.helpers.runs import judged, nudged, run
 from xent.compare import compare
 from xent.runs import traces
 from xent.training.trace import Trace
@@ -30,29 +30,31 @@ def test_the_tables_name_every_candidate_and_its_figures(folder: Path, capsys: p
     printed = capsys.readouterr().out
     page = (folder / "report.md").read_text()
     for text in (
-        "torch",
         "scratch",
         "article",
-        "the reference",
         "different",
         "same within rounding",
-        "75.00%",
         "+13.40",
+        "No, one of two: scratch differs from step 1 on, by 13.4 decades above rounding.",
     ):
         assert text in printed
         assert text in page
+    assert "| torch, the reference |  |  |  |  | 0.5000 | 75.00% |" in page
     assert "| scratch | 0e+00 | 2e-01 | 2e-01 | 2e-01 |" in page
     assert "| floor: torch nudged |  | 1e-14 | 1e-14 | 1e-14 |" in page
 
 
 def test_the_figures_are_there_for_programs(folder: Path) -> None:
-    figures = json.loads((folder / "verdict.json").read_text())
+    figures = judged(folder)
     assert figures["scratch"]["verdict"] == "different"
-    assert figures["scratch"]["left_floor"] == 1
+    assert figures["scratch"]["left floor at step"] == 1
     assert figures["scratch"]["gap"]["2"] == pytest.approx(0.25)
     assert figures["article"]["verdict"] == "same within rounding"
-    assert figures["article"]["margin"] == pytest.approx(0, abs=0.05)
-    assert figures["scratch"]["runs"][0]["reference"]["test_accuracy"] == 0.75
+    assert figures["article"]["decades above floor"] == pytest.approx(0, abs=0.05)
+    assert figures["scratch"]["runs"][0]["reference"]["test accuracy"] == 0.75
+    whole = json.loads((folder / "verdict.json").read_text())
+    assert (whole["schema version"], whole["compared"], whole["settings"]["precision"]) == (1, "loss", "float64")
+    assert whole["references"]["torch"] == {"loss": "torch", "loss._target_": "their.torch"}
 
 
 def test_the_picture_is_a_picture(folder: Path) -> None:
@@ -93,10 +95,10 @@ def test_a_long_curve_is_thinned_to_what_tensorboard_shows(tmp_path: Path) -> No
 def test_candidates_are_named_by_all_that_differs(tmp_path: Path) -> None:
     by_precision = [[*nudged(1e-14, precision=p), run("scratch", precision=p)] for p in ("float32", "float64")]
     reported(tmp_path, *by_precision[0], *by_precision[1])
-    assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["scratch, float32", "scratch, float64"]
+    assert list(judged(tmp_path)) == ["scratch, float32", "scratch, float64"]
     custom = [run("custom", **{"loss._target_": f"their.{name}"}) for name in "AB"]
     reported(tmp_path, *nudged(1e-14), *custom)
-    assert list(json.loads((tmp_path / "verdict.json").read_text())) == ["custom, their.A", "custom, their.B"]
+    assert list(judged(tmp_path)) == ["A", "B"]
 
 
 def test_a_reference_run_that_matches_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,8 +156,8 @@ def test_without_a_floor_it_says_what_to_run(tmp_path: Path, capsys: pytest.Capt
 def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:
     reported(tmp_path, run("torch"), run("scratch", shift=float("nan")))
     text = (tmp_path / "verdict.json").read_text()
-    (figures,) = json.loads(text, parse_constant=lambda name: pytest.fail(name)).values()
-    assert figures["largest_loss_difference"] is None
+    (figures,) = json.loads(text, parse_constant=lambda name: pytest.fail(name))["candidates"].values()
+    assert figures["losses differ by"] is None
 
 
 def test_a_report_leaves_the_events_of_runs_below_it_alone(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from xent.training.data import Split, batches
+from xent.training.data import Split
 from xent.training.weights import draw_weights
 
-SEEDS = 4  # that it may be trained with
 STEPS = 256
+# Targets in a batch, and images, that are not ignored. Of fewer of these the network would learn nothing, or by heart.
 BATCH = 29  # a number that nobody writes into a loss in place of the batch size
 IMAGES = 2048
 LABEL_NOISE = 0.2  # without it the loss fades to nothing, and rounding grows in proportion
@@ -35,6 +35,14 @@ class Task:
     probabilities: bool = False
     device: str = "cpu"
 
+    @property
+    def batch_size(self) -> int:
+        return round(BATCH / (1 - self.ignored))
+
+    @property
+    def images(self) -> int:
+        return round(IMAGES / (1 - self.ignored))
+
     def network(self, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # layers draw weights when they are made
             last = nn.Linear(64, self.classes * prod(self.places))
@@ -46,11 +54,11 @@ class Task:
     def splits(self) -> tuple[Split, Split]:
         """What to train on, and images to look at, with class indices that nothing is trained on."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (IMAGES, 1, 4, 5), dtype=torch.uint8, generator=generator)
+        images = torch.randint(256, (self.images, 1, 4, 5), dtype=torch.uint8, generator=generator)
         teacher = torch.randn(20, self.classes * prod(self.places), generator=generator, dtype=torch.float64)
         scores = self._unflatten()((images.flatten(1).double() - 127.5) @ teacher)
         # A few images are of eight times the contrast: rows of which the network is very sure, and wrong.
-        faint = torch.rand((IMAGES, 1, 1, 1), generator=generator) < 0.98
+        faint = torch.rand((self.images, 1, 1, 1), generator=generator) < 0.98
         images = torch.where(faint, 112 + images // 8, images)
         labels = scores.argmax(1)
         drawn = torch.randint(self.classes, labels.shape, generator=generator)
@@ -65,16 +73,11 @@ class Task:
         return self._on_device(replace(split, labels=target)), self._on_device(split)
 
     def _with_ignored(self, split: Split, generator: torch.Generator) -> Tensor:
-        part = torch.full((IMAGES,), self.ignored)
+        part = torch.full((self.images,), self.ignored)
         if self.places:
-            part = 2 * part * torch.rand(IMAGES, generator=generator)
+            part = 2 * part * torch.rand(self.images, generator=generator)
         drawn = torch.rand(split.labels.shape, generator=generator)
         ignored = drawn < part.view(-1, *[1] * (split.labels.ndim - 1))
-        numbered = replace(split, labels=torch.arange(IMAGES))
-        for seed in range(SEEDS):
-            for _, numbers in batches(numbered, BATCH, seed, STEPS):
-                if ignored[numbers].all():  # of such a batch no mean is defined
-                    ignored[numbers[0]] = False
         return split.labels.masked_fill(ignored, self.ignore_index)
 
     def _unflatten(self) -> nn.Module:

@@ -37,8 +37,7 @@ class Judgement:
         outputs: the drift of the probe logits: of what was learned.
         losses: the drift of the training losses: of what the loss says of it.
         limit: decades above the floor that rounding explains, over so many seeds.
-        epsilon: of the precision, the loss's where that is coarser.
-        other_precision: the judgement of the same candidate in a finer precision, or a coarser where there is none.
+        other_precision: the judgement of the same candidate in the other of float32 and float64.
     """
 
     settings: dict[str, Any]
@@ -46,7 +45,6 @@ class Judgement:
     outputs: Drift
     losses: Drift
     limit: float
-    epsilon: float
     other_precision: "Judgement | None" = None
 
     @cached_property
@@ -106,11 +104,11 @@ class Judgement:
         """
         if self.other_precision is None or any(_broke(pair, what) for pair in self.pairs):
             return False
-        in_fine, in_coarse = sorted((self, self.other_precision), key=lambda judgement: judgement.epsilon)
-        fine, coarse = getattr(in_fine, what), getattr(in_coarse, what)
+        judgements = {each.settings["precision"]: each for each in (self, self.other_precision)}
+        coarse, fine = (getattr(judgements[precision], what) for precision in ("float32", "float64"))
         rounding = max(0.0, coarse.early)
-        explained = coarse.margin - rounding <= max(2 * in_coarse.limit, coarse.noise)
-        return bool(explained and fine.margin - rounding <= max(in_fine.limit, fine.noise))
+        explained = coarse.margin - rounding <= max(2 * judgements["float32"].limit, coarse.noise)
+        return bool(explained and fine.margin - rounding <= max(judgements["float64"].limit, fine.noise))
 
 
 def judge(pairs: Iterable[Pair]) -> list[Judgement]:
@@ -119,18 +117,19 @@ def judge(pairs: Iterable[Pair]) -> list[Judgement]:
     for pair in pairs:
         candidates.setdefault(without(pair.candidate, "seed", "nudge"), []).append(pair)
     judgements = [_judgement(each) for each in candidates.values()]
-    return [replace(each, other_precision=_other_precision(each, judgements)) for each in judgements]
+    judged = {(_but_precision(each), _precision(each)): each for each in judgements if each.outputs.floor}
+    other = {"float32": "float64", "float64": "float32"}
+    return [
+        replace(each, other_precision=judged.get((_but_precision(each), other.get(_precision(each), "none"))))
+        for each in judgements
+    ]
 
 
-def _other_precision(judgement: Judgement, judgements: list[Judgement]) -> Judgement | None:
-    """The same candidate where all is computed in another precision, or in a run of the same, the loss."""
-    key = _but_precision(judgement)
-    others = [each for each in judgements if each.outputs.floor and key is not None and _but_precision(each) == key]
-    finer = [each for each in others if each.epsilon < judgement.epsilon]
-    coarser = [each for each in others if each.epsilon > judgement.epsilon]
-    if finer:
-        return max(finer, key=lambda each: each.epsilon)
-    return min(coarser, key=lambda each: each.epsilon, default=None)
+def _precision(judgement: Judgement) -> str:
+    """That of candidate and reference; nothing where it is what is compared, or the loss is in another."""
+    pair = judgement.pairs[0]
+    both = {str(trace.settings.get("precision")) for trace in (pair.candidate, pair.reference)}
+    return both.pop() if len(both) == 1 and not has_own_loss_precision(pair.candidate.settings) else ""
 
 
 def has_own_loss_precision(settings: dict[str, Any]) -> bool:
@@ -145,19 +144,11 @@ def _judgement(pairs: list[Pair]) -> Judgement:
     of_losses = getattr(torch, str(settings["loss_precision"])) if has_own_loss_precision(settings) else of_outputs
     coarser = max(of_outputs, of_losses, key=lambda dtype: torch.finfo(dtype).eps)
     outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, coarser)
-    return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds), torch.finfo(coarser).eps)
+    return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
 
 
-def _but_precision(judgement: Judgement) -> str | None:
-    """What judgements of the same candidate share in several precisions; None where that is what is compared."""
-    pair = judgement.pairs[0]
-    precision, own = pair.candidate.settings.get("precision"), has_own_loss_precision(pair.candidate.settings)
-    names = "precision", "loss_precision"
-    if any(pair.candidate.settings.get(name) != pair.reference.settings.get(name) for name in names):
-        return None
-    if precision == "bfloat16":  # autocast: some of a run is, and some is not
-        return None
-    return without(pair.candidate, "seed", "nudge", "precision") + (f"loss in {precision}" if own else "")
+def _but_precision(judgement: Judgement) -> str:
+    return without(judgement.pairs[0].candidate, "seed", "nudge", "precision")
 
 
 def _broke(pair: Pair, what: str) -> bool:
