@@ -61,11 +61,11 @@ def test_a_fixed_number_in_place_of_the_batch_size_is_different() -> None:
 
 
 def test_what_cannot_be_trained_with_is_refused() -> None:
-    given = r"the loss of float64 logits \[4, 10\] and class indices \[4\] "
+    given = r"the loss of float64 logits \[29, 10\] and class indices \[29\] "
     refused = {
         "cannot be computed .TypeError: ": lambda logits: logits.sum(),
         "is a float: expected a tensor of one number": lambda logits, target: logits.sum().item(),
-        r"is of shape .4,.: expected one number": nn.CrossEntropyLoss(reduction="none"),
+        r"is of shape .29,.: expected one number": nn.CrossEntropyLoss(reduction="none"),
         "has no gradient: ": lambda logits, target: logits.detach().sum(),
     }
     for says, loss in refused.items():
@@ -94,6 +94,70 @@ def test_what_cannot_be_judged_is_said_in_one_line() -> None:
         with pytest.raises(BadInput, match=says) as caught:
             assert_same_learning(loss, **arguments)
         assert "\n" not in str(caught.value)
+
+
+def test_a_reference_that_cannot_be_trained_with_is_refused_too() -> None:
+    refused = {
+        "the reference is the class CrossEntropyLoss: expected an instance": nn.CrossEntropyLoss,
+        "the reference is a str: expected a torch.nn.Module": "torch",
+        r"the reference of float64 logits .* is of shape .29,.: expected one number": nn.CrossEntropyLoss(
+            reduction="none"
+        ),
+        "the reference of .* cannot be computed .RuntimeError": nn.CrossEntropyLoss(torch.ones(3)),
+    }
+    for says, reference in refused.items():
+        with pytest.raises(BadInput, match=says):
+            assert_same_learning(nn.CrossEntropyLoss(), reference)
+
+
+class Scheduled(nn.Module):
+    """Smooths less at every step."""
+
+    steps = 0
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        self.steps += 1
+        return cross_entropy(logits, target, label_smoothing=max(0.0, 0.1 - self.steps / 1000))
+
+
+class InFloat32(nn.Module):
+    """Holds weights, and computes with them in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", W10.float())
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(logits.float(), target, self.weight)
+
+
+def test_losses_that_count_their_calls_or_keep_their_weights_in_float32_pass() -> None:
+    assert_same_learning(Scheduled(), Scheduled())
+    assert_same_learning(InFloat32(), nn.CrossEntropyLoss(W10), dtype=torch.bfloat16)
+    weighted = partial(cross_entropy, weight=torch.ones(10))
+    assert_same_learning(weighted, weighted, dtype=torch.float32)
+    assert_same_learning(*[partial(cross_entropy, ignore_index=-1)] * 2, ignored=0.3)
+
+
+def test_a_mistake_of_a_half_type_alone_is_none_of_its_rounding() -> None:
+    def padded(logits: Tensor, target: Tensor) -> Tensor:
+        rows = 32 if logits.dtype == torch.bfloat16 else len(target)
+        return cross_entropy(logits, target, reduction="sum") / rows
+
+    assert_same_learning(padded, dtype=torch.float32)
+    with pytest.raises(AssertionError, match="training is different"):
+        assert_same_learning(padded, dtype=torch.bfloat16)
+
+
+def test_a_loss_that_overflows_or_clamps_beyond_what_a_short_training_reaches_is_caught() -> None:
+    def overflowing(logits: Tensor, target: Tensor) -> Tensor:
+        return (logits.exp().sum(1).log() - logits.gather(1, target[:, None])[:, 0]).mean()
+
+    for loss in (overflowing, lambda logits, target: cross_entropy(logits.clamp(-50, 50), target)):
+        with pytest.raises(
+            AssertionError, match=r"the loss of logits of 1000 is \S+, expected \d+\n  subtract the largest"
+        ):
+            assert_same_learning(loss, dtype=torch.float32)
 
 
 W10, W100 = (torch.ones(10).double().index_fill(0, torch.tensor([3]), weight) for weight in (10.0, 100.0))

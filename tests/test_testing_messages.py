@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.helpers.commands import command
 from xent.losses.impostors import Impostor, gradient_scaled
@@ -63,6 +63,15 @@ def test_pytest_shows_the_call_and_not_our_source() -> None:
         shown = command("-m", "pytest", "-q", "--rootdir", folder, f"{folder}/test_it.py").stdout
     assert "training is different from training with the reference" in shown
     assert "judge_learning" not in shown
+
+
+def test_a_loss_that_writes_over_its_targets_is_compared_on_what_they_were() -> None:
+    def doubled(logits: Tensor, target: Tensor) -> Tensor:
+        loss = 2 * nn.functional.cross_entropy(logits, target.clone())
+        target.fill_(0)
+        return loss
+
+    assert message_of(doubled)[-1] == "the gradient is 2 times the reference's: a constant factor"
 
 
 def test_nan_is_different() -> None:

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
+from math import isclose, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from xent.training.loop import NO_CALLBACKS, Callbacks, Training, fit
 from xent.training.nudge import nudge_weights
 from xent.training.task import STEPS, Task
 from xent.training.trace import Trace
-from xent.training.validate_loss import Loss, trial_batch, validate_loss
+from xent.training.validate_loss import Loss, in_working_type, trial_logits, validate_loss
 from xent.verdict.explanation import Evidence, explanation
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import Pair
@@ -66,7 +67,8 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     """
     __tracebackhide__ = True  # for pytest, which shows the call instead
     reference = nn.CrossEntropyLoss() if reference is None else reference
-    ignore_index = getattr(reference, "ignore_index", -100)
+    of_partial = getattr(reference, "keywords", {}).get("ignore_index", -100)
+    ignore_index = getattr(reference, "ignore_index", of_partial)
     if classes < 2 or not 0 <= ignored < 1 or (probabilities and ignored):
         raise ValueError(
             f"classes={classes}, ignored={ignored}, probabilities={probabilities}: expected 2 classes or more, and a "
@@ -79,16 +81,17 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     if judgement.verdict not in SAME:
         evidence = _evidence(loss, reference, task, dtype, judgement.left_floor) if judgement.left_floor else None
         raise AssertionError(explanation(judgement, evidence, dtype))
+    _check_large_logits(loss, reference, task, dtype)
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype = torch.float64) -> Judgement:
     """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`."""
-    _validate(loss, task, dtype)
+    loss, reference = _prepared(loss, task, dtype, "the loss"), _prepared(reference, task, dtype, "the reference")
     seeds, nudges = SEEDS_AND_NUDGES if dtype == torch.float64 else SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # others only wait for each other on so small a network, on a busy machine for long
     try:
-        lr = STEP_LENGTH / _gradient_norm(reference, task)
+        lr = STEP_LENGTH / _gradient_norm(reference, task, dtype)
         pairs = []
         for seed in range(seeds):
             unnudged, *nudged = [_trained(reference, task, dtype, lr, seed, nudge) for nudge in range(nudges + 1)]
@@ -99,23 +102,28 @@ def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype =
     return judgement
 
 
-def _validate(loss: Loss, task: Task, dtype: torch.dtype) -> None:
-    device = torch.device(task.device)
-    logits, target = trial_batch(task.classes, dtype, device, task.ignore_index if task.ignored else None)
-    if task.places or task.probabilities:
-        train, _ = task.splits
-        target = train.labels[:4]
-        logits = torch.zeros(4, task.classes, *task.places, dtype=dtype, device=device)
-        target = target.to(dtype) if task.probabilities else target
-    validate_loss(_own(loss, dtype, task), logits, target)
+def _prepared(loss: Loss, task: Task, dtype: torch.dtype, name: str) -> Loss:
+    """A loss that can be trained with, on the device, in a type that it works in; of a module, a copy."""
+    loss, (logits, target) = _own(loss), _trial(task, dtype)
+    if isinstance(loss, nn.Module):
+        return in_working_type(loss.to(task.device), dtype, logits, target, name)
+    validate_loss(loss, logits, target, name)
+    return loss
 
 
-def _own(loss: Loss, dtype: torch.dtype, task: Task) -> Loss:
-    """A copy of a module, of that type, so that it is left as it is."""
+def _trial(task: Task, dtype: torch.dtype, sure: float = 30.0) -> tuple[Tensor, Tensor]:
+    """A batch of logits, of which some rows are sure of a class, and of the task's targets."""
+    target = task.splits[0].labels[: task.batch_size]
+    logits = trial_logits((len(target), task.classes, *task.places), dtype, torch.device(task.device), sure)
+    return logits, target.to(dtype) if task.probabilities else target
+
+
+def _own(loss: Loss) -> Loss:
+    """A copy of a module, so that it is left as it is."""
     if not isinstance(loss, nn.Module):
         return loss
     try:
-        return deepcopy(loss).to(task.device, dtype)
+        return deepcopy(loss)
     except Exception as error:  # a lock, say
         reason = f"{type(error).__name__}: {error}"
         raise BadInput(
@@ -123,12 +131,26 @@ def _own(loss: Loss, dtype: torch.dtype, task: Task) -> Loss:
         ) from error
 
 
-def _gradient_norm(reference: Loss, task: Task) -> float:
+def _check_large_logits(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype) -> None:
+    """AssertionError if the loss of logits of 1000, which no short training reaches, is another number."""
+    __tracebackhide__ = True
+    logits, target = _trial(task, dtype, sure=1000)
+    losses = (_prepared(each, task, dtype, "the loss") for each in (loss, reference))
+    ours, theirs = (each(logits.clone(), target.clone()).item() for each in losses)
+    if isfinite(theirs) and not isclose(ours, theirs, rel_tol=0.1):
+        raise AssertionError(
+            f"the loss of logits of 1000 is {ours:.4g}, expected {theirs:.4g}\n"
+            "  subtract the largest logit of a row before exp, which overflows, and clamp nothing"
+        )
+
+
+def _gradient_norm(reference: Loss, task: Task, dtype: torch.dtype) -> float:
     """The mean norm of the first gradients, from which the learning rate of both losses follows."""
-    (train, _), network, loss = task.splits, task.network(), _own(reference, torch.float64, task)
+    (train, _), network, loss = task.splits, task.network(), _own(reference)
     norms: list[float] = []
     for images, target in batches(train, task.batch_size, seed=0, steps=16):
-        gradients = torch.autograd.grad(loss(network(images), target), list(network.parameters()))
+        value = loss(network(images).to(dtype), target.to(dtype) if task.probabilities else target)
+        gradients = torch.autograd.grad(value, list(network.parameters()))
         norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
     return sum(norms) / len(norms)
 
@@ -142,7 +164,7 @@ def _trained(
     nudge: int = 0,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> Trace:
-    loss = _own(loss, dtype, task)
+    loss = _own(loss)
     (train, probe), network = task.splits, task.network(seed)
     if task.probabilities:
         train = replace(train, labels=train.labels.to(dtype))
@@ -164,7 +186,7 @@ class _Enough(Exception):
 
 def _evidence(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype, last: int) -> Evidence:
     """Both losses on the logits of a training with the reference, at the step up to `last` where they differ most."""
-    ours, theirs = (_own(each, dtype, task) for each in (loss, reference))
+    ours, theirs = _prepared(loss, task, dtype, "the loss"), _prepared(reference, task, dtype, "the reference")
     found: list[tuple[float, Evidence]] = []
 
     def compared(logits: Tensor, target: Tensor) -> Tensor:
@@ -179,7 +201,7 @@ def _evidence(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype, last:
             raise _Enough
 
     with suppress(_Enough):
-        lr = STEP_LENGTH / _gradient_norm(reference, task)
+        lr = STEP_LENGTH / _gradient_norm(theirs, task, dtype)
         _trained(compared, task, dtype, lr, callbacks=Callbacks(after_step=after_step))
     return max(found, key=lambda each: each[0])[1]
 
@@ -187,5 +209,5 @@ def _evidence(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype, last:
 def _on(loss: Loss, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
     """Value and gradient on these logits, which are left as they are."""
     leaf = logits.detach().clone().requires_grad_()
-    value = loss(leaf.clone(), target)
+    value = loss(leaf.clone(), target.clone())
     return value.item(), torch.autograd.grad(value, leaf)[0]

@@ -114,7 +114,12 @@ CONFIGS = [
         "Cannot find primary config 'train'. Check that it's in your config search path.",
         exits_with=2,
     ),
-    Fault("loss/torch.yaml", emptied, "configs/loss/torch.yaml has no _target_: get it back", exits_with=2),
+    Fault(
+        "loss/torch.yaml",
+        emptied,
+        "configs/loss/torch.yaml has no _target_: expected the name of a class",
+        exits_with=2,
+    ),
     Fault(
         "loss/torch.yaml", flipped_in_a_byte, "{run}/loss/torch.yaml cannot be read (...): get it back", exits_with=2
     ),

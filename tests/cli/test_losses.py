@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,37 @@ def test_the_reference_has_the_arguments_that_pytorch_knows() -> None:
     assert (reference.weight.tolist(), reference.label_smoothing) == ([1, 2], 0.1)
 
 
+class Holding(nn.CrossEntropyLoss):
+    """Asks for a list, as torch.Tensor(alpha) does."""
+
+    def __init__(self, alpha: list[float]) -> None:
+        super().__init__()
+        assert type(alpha) is list
+
+
+class Callable:
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, target)
+
+
+PARTIAL, INSTANCE, MODULE = partial(smoothed, smoothing=0.1), Callable(), nn.CrossEntropyLoss()
+
+
+@pytest.mark.parametrize("name", ["PARTIAL", "INSTANCE", "MODULE", "Callable", "Holding"])
+def test_whatever_can_be_called_is_a_loss(name: str) -> None:
+    arguments = {"alpha": [1.0, 2.0]} if name == "Holding" else {}
+    loss = build_loss({"_target_": f"tests.cli.test_losses.{name}", **arguments})
+    expected = nn.CrossEntropyLoss(label_smoothing=0.1 if name == "PARTIAL" else 0.0)
+    logits, target = torch.randn(4, 10), torch.arange(4)
+    assert loss(logits, target) == expected(logits, target)
+
+
+def test_tensors_of_a_function_are_moved_with_it() -> None:
+    loss = build_loss({"_target_": "torch.nn.functional.cross_entropy", "weight": [1.0, 2.0]}).double()
+    logits = torch.zeros(4, 2, dtype=torch.float64)
+    assert loss(logits, torch.tensor([0, 1, 1, 0])).dtype == torch.float64
+
+
 def test_what_is_no_loss_is_refused() -> None:
     with pytest.raises(BadInput, match=r"loss\.weight=\['a', 2\]: expected a list of numbers"):
         build_loss({"_target_": "torch.nn.CrossEntropyLoss", "weight": ["a", 2]})
@@ -78,7 +110,9 @@ def test_every_loss_of_a_sweep_is_tried_before_the_first_run(tmp_path: Path) -> 
     losses = "loss=torch,custom", "loss._target_=tests.helpers.faulty_losses.Bfloat16Only"
     precisions = small(precision="float64", loss_precision="bfloat16,float32")
     result = train_py("-m", *losses, *precisions, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert the_line(result).startswith("the loss of float32 logits [4, 10] and class indices [4] cannot be computed")
+    assert the_line(result).startswith(
+        "the loss of float32 logits [128, 10] and class indices [128] cannot be computed"
+    )
     assert result.stdout == ""
     assert not (tmp_path / "sweep").exists()
 
@@ -92,6 +126,18 @@ def test_a_loss_is_a_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     result = command("train.py", "--config-dir", str(tmp_path), "-m", *sweep)
     assert result.returncode == 0, result.stderr
     assert "\n mine   same within rounding " in result.stdout
+
+
+def test_a_file_of_ones_own_keeps_its_loss_beside_a_custom_one(tmp_path: Path) -> None:
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "plain.yaml").write_text("_target_: torch.nn.CrossEntropyLoss\n")
+    sweep = ["loss=plain,custom", "loss._target_=xent.losses.impostors.sum_for_mean", *small(nudge="0,1")]
+    how = ["hydra.callbacks.compare.reference=plain", f"hydra.sweep.dir={tmp_path / 'runs'}"]
+    result = command("train.py", "--config-dir", str(tmp_path), "-m", *sweep, *how)
+    assert "No: sum_for_mean differs from step 1 on" in result.stdout, result.stderr
+    (tmp_path / "loss" / "empty.yaml").write_text("")
+    line = the_line(command("train.py", "--config-dir", str(tmp_path), "loss=empty", *small()))
+    assert line.startswith(f"{tmp_path}/loss/empty.yaml has no _target_: expected the name of a class or function")
 
 
 def test_a_published_loss_is_swept_with_its_argument_beside_pytorchs(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """A run as Hydra composes it: what is registered for that, and what is made of it."""
 
+from collections.abc import Sequence
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -53,13 +55,21 @@ def run_name(overrides: list[str]) -> str:
     return name
 
 
-def composed_run(cfg: DictConfig, choices: dict[str, str], overrides: list[str], folder: Path, swept: bool) -> Run:
+def composed_run(
+    cfg: DictConfig,
+    choices: dict[str, str],
+    overrides: list[str],
+    folder: Path,
+    swept: bool,
+    searched: Sequence[Path] = (CONFIGS,),
+) -> Run:
     """The run that a configuration describes, one of a sweep or not. BadInput if it cannot be done.
 
     Args:
         choices: of the configuration groups.
+        searched: the folders that Hydra found configurations in, the first first.
     """
-    _keep_own(cfg, choices["loss"], swept)
+    _keep_own(cfg, choices["loss"], swept, searched)
     config = validated(cfg)
     device = prepare(config.device)
     if device.type == "mps" and Precision.float64 in (config.precision, config.loss_precision):
@@ -85,21 +95,25 @@ def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     return flat
 
 
-def _keep_own(cfg: DictConfig, choice: str, swept: bool) -> None:
+def searched_by_hydra(hydra: HydraConf) -> list[Path]:
+    """The folders that it found configurations in: configs/, and that of --config-dir."""
+    return [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+
+
+def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path]) -> None:
     """Let `loss._target_=...`, and arguments that PyTorch's loss has not, mean loss=custom alone.
 
     In a sweep over several losses Hydra gives them to all. Given beside one loss that is not custom, a `_target_` is
     BadInput.
     """
-    if "_target_" not in list(cfg.loss):  # not in cfg.loss: it counts a value of ??? as not there
-        raise BadInput(f"configs/loss/{choice}.yaml has no _target_: get it back")
-    file = CONFIGS / "loss" / f"{choice}.yaml"
-    if choice.startswith("impostor/"):
-        own = {"_target_": IMPOSTOR, "mistake": ""}
-    elif file.exists():
-        own = yaml.safe_load(file.read_text())
-    else:
-        return  # from a folder of one's own
+    own = {"_target_": IMPOSTOR, "mistake": ""}
+    for folder in searched:
+        file = folder / "loss" / f"{choice}.yaml"
+        if file.exists():
+            own = yaml.safe_load(file.read_text()) or {}
+            if "_target_" not in own:
+                raise BadInput(f"{file} has no _target_: expected the name of a class or function, package.module.name")
+            break
     if own["_target_"] == "???":
         return
     if cfg.loss._target_ != own["_target_"]:

@@ -2,6 +2,7 @@
 
 import inspect
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -20,14 +21,16 @@ def build_loss(config: dict[str, Any]) -> nn.Module:
     target = None
     with suppress(Exception):  # what cannot be found is said by `instantiate`
         target = get_object(str(config["_target_"]))
-    if inspect.isfunction(target) or inspect.isbuiltin(target):
-        arguments.pop("_target_")
-        return FunctionLoss(target, **arguments)
-    loss = instantiate(arguments)
-    if not isinstance(loss, nn.Module):
+    if isinstance(target, nn.Module):
+        return deepcopy(target)
+    if callable(target) and not isinstance(target, type):
+        named = instantiate(arguments | {"_partial_": True}, _convert_="all")
+        return FunctionLoss(named.func, **named.keywords)
+    loss = instantiate(arguments, _convert_="all")
+    if not callable(loss):
         kind = type(loss).__name__
         raise BadInput(f"loss._target_ made a {kind}: expected a torch.nn.Module, or a function (logits, target)")
-    return loss
+    return loss if isinstance(loss, nn.Module) else FunctionLoss(loss)
 
 
 def build_reference(config: dict[str, Any]) -> nn.Module:

@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
@@ -18,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import tried_loss
-from xent.cli.compose import composed_run
+from xent.cli.compose import composed_run, searched_by_hydra
 from xent.cli.error_messages import errors_of_a_run
 from xent.cli.progress import sweep
 from xent.training.datasets import read
@@ -34,8 +35,8 @@ class BeginSweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         values = _values(config)
         with errors_of_a_run(folder, swept=True):
-            for cfg, choices in _configurations(config, values):
-                run = composed_run(cfg, choices, [], folder, swept=True)
+            for cfg, hydra in _configurations(config, values):
+                run = composed_run(cfg, hydra.runtime.choices, [], folder, True, searched_by_hydra(hydra))
                 images, _ = read(run.config.data.dataset, Path(run.config.data.root))
                 tried_loss(run, images.classes)
         swept = tuple(key for key, each in values.items() if len(each) > 1)
@@ -61,8 +62,8 @@ def _values(config: DictConfig) -> dict[str, list[str]]:
     return values
 
 
-def _configurations(config: DictConfig, values: dict[str, list[str]]) -> Iterator[tuple[DictConfig, dict[str, str]]]:
-    """Configurations and their choices of groups: every combination of a trial's keys, and every other value once."""
+def _configurations(config: DictConfig, values: dict[str, list[str]]) -> Iterator[tuple[DictConfig, HydraConf]]:
+    """Configurations, and Hydra's own: every combination of a trial's keys, and every other value once."""
     loader = GlobalHydra.instance().config_loader()
     tried = [key for key in values if key.lstrip("+~").partition(".")[0] in KEYS_OF_A_TRIAL]
     combinations = [dict(zip(tried, each)) for each in product(*(values[key] for key in tried))]
@@ -70,10 +71,10 @@ def _configurations(config: DictConfig, values: dict[str, list[str]]) -> Iterato
     for chosen in combinations:
         overrides = [chosen.get(key, each[0]) for key, each in values.items()]
         cfg = loader.load_sweep_config(config, overrides)
-        choices = dict(cfg.hydra.runtime.choices)
+        hydra = cfg.hydra
         with open_dict(cfg):
             del cfg["hydra"]
-        yield cfg, choices
+        yield cfg, hydra
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """What is asked of anyone's loss before it is trained with."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xent.training.errors import BadInput
 
@@ -11,37 +13,58 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 SCALE = 8.0  # a power of two, by which a gradient is multiplied without rounding
 
 
-def trial_batch(
-    classes: int, dtype: torch.dtype, device: torch.device, ignore_index: int | None
-) -> tuple[Tensor, Tensor]:
-    """Logits `[4, classes]` and class indices `[4]`: undecided rows, a sure one and one that is sure and wrong.
+def trial_logits(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, sure: float = 30.0) -> Tensor:
+    """Logits `[batch, classes, ...]`: undecided rows, and between them those that are sure of one class or another."""
+    logits = torch.zeros(shape, dtype=dtype, device=device)
+    rows = torch.arange(1, shape[0], 2, device=device)
+    logits[rows, rows // 2 % shape[1]] = sure
+    return logits
 
-    Args:
-        ignore_index: of the targets that will be ignored, which the last one is then.
+
+def in_working_type(loss: nn.Module, dtype: torch.dtype, logits: Tensor, target: Tensor, name: str) -> nn.Module:
+    """The loss with weights of a type that it takes beside these logits: theirs, or else as they are.
+
+    Raises:
+        BadInput: it cannot be trained with; see `validate_loss`.
     """
-    logits = torch.zeros(4, classes, dtype=dtype, device=device)
-    logits[1, 1] = logits[2, 0] = 30
-    target = torch.tensor([0, 1, 1, classes - 1 if ignore_index is None else ignore_index], device=device)
-    return logits, target
+    as_given = deepcopy(loss)
+    try:
+        loss = loss.to(dtype)
+        validate_loss(loss, logits, target, name)
+        return loss
+    except BadInput:
+        with suppress(BadInput):
+            validate_loss(as_given, logits, target, name)
+            return as_given
+        raise
 
 
-def validate_loss(loss: Loss, logits: Tensor, target: Tensor) -> None:
+def validate_loss(loss: Loss, logits: Tensor, target: Tensor, name: str = "the loss") -> None:
     """Try a loss on a few rows, so that one that cannot be trained with is refused before training begins.
 
     BadInput if it does not make a scalar tensor of them, or its gradient is not that from above times its own.
     """
     kind = "probabilities" if target.is_floating_point() else "class indices"
     dtype = str(logits.dtype).removeprefix("torch.")
-    given = f"the loss of {dtype} logits {list(logits.shape)} and {kind} {list(target.shape)}"
+    given = f"{name} of {dtype} logits {list(logits.shape)} and {kind} {list(target.shape)}"
     if isinstance(loss, type):
-        raise BadInput(f"the loss is the class {loss.__name__}: expected an instance of it, {loss.__name__}()")
-    gradient = _gradient(loss, logits, target, 1.0, given)
-    scaled = _gradient(loss, logits, target, SCALE, given)
+        raise BadInput(f"{name} is the class {loss.__name__}: expected an instance of it, {loss.__name__}()")
+    if not callable(loss):
+        raise BadInput(f"{name} is a {type(loss).__name__}: expected a torch.nn.Module, or a function (logits, target)")
+    gradient = _gradient(_copied(loss), logits, target, 1.0, given)
+    scaled = _gradient(_copied(loss), logits, target, SCALE, given)
     if not torch.allclose(scaled, SCALE * gradient, rtol=1e-2, equal_nan=True):
         raise BadInput(
             f"{given}, times {SCALE:.0f}, has another gradient than {SCALE:.0f} times its own: let its backward pass "
             "multiply by the gradient from above, which loss scaling and accumulation need"
         )
+
+
+def _copied(loss: Loss) -> Loss:
+    """A copy, so that a loss that counts its calls is left at the first, where it can be copied."""
+    with suppress(Exception):
+        return deepcopy(loss)
+    return loss
 
 
 def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, given: str) -> Tensor:
@@ -53,8 +76,9 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, given: s
             value = loss(leaf.clone(), target.clone())  # some losses write over their logits
     except Exception as error:  # anyone's loss may raise anything
         raise BadInput(f"{given} cannot be computed ({_in_one_line(error)})") from error
-    if not isinstance(value, Tensor):
-        raise BadInput(f"{given} is a {type(value).__name__}: expected a tensor of one number, with its gradient")
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        raise BadInput(f"{given} is a {kind}: expected a tensor of one number, with its gradient")
     if value.ndim > 0:
         raise BadInput(f"{given} is of shape {tuple(value.shape)}: expected one number, as their mean")
     if not value.requires_grad:

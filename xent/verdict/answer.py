@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from xent.training.trace import Trace
 from xent.verdict.grouping import Group
-from xent.verdict.judging import Judgement, Verdict
+from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
 
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 SHOWN = 3  # of those that differ; the table has them all
@@ -23,7 +23,8 @@ def answer(groups: list[Group], by: str) -> str:
     if wrong:
         said = [f"{what}{_how(name, each, reference, _in(group, groups))}" for group, name, each in wrong]
         more = f"; and {_number(len(said) - SHOWN)} more" if len(said) > SHOWN else ""
-        return f"No, {_number(len(wrong))} of {_number(len(found))}: {'; '.join(said[:SHOWN])}{more}."
+        of_several = f", {_number(len(wrong))} of {_number(len(found))}" if len(found) > 1 else ""
+        return f"No{of_several}: {'; '.join(said[:SHOWN])}{more}."
     unknown = dict.fromkeys(WHY_UNKNOWN[each.verdict] for _, _, each in found if each.verdict in WHY_UNKNOWN)
     if unknown:
         return f"Not known: {' and '.join(unknown)}."
@@ -49,7 +50,8 @@ def _in(group: Group, groups: list[Group]) -> str:
 
 
 def _precision(trace: Trace) -> str:
-    return str(trace.settings.get("precision"))
+    own = f" with losses in {trace.settings['loss_precision']}" if has_own_loss_precision(trace.settings) else ""
+    return f"{trace.settings.get('precision')}{own}"
 
 
 def _candidates(judgement: Judgement) -> Iterable[Trace]:

@@ -1,6 +1,6 @@
 """Why a proof failed, in a few aligned lines."""
 
-from math import isclose, log
+from math import inf, isclose, log, log10
 from typing import NamedTuple
 
 import torch
@@ -67,7 +67,10 @@ def _hints(evidence: Evidence, dtype: torch.dtype) -> list[str]:
 
 def seeming_precision(error: float) -> torch.dtype | None:
     """The precision, lower than float64, whose rounding is about as large as this relative error."""
-    for lower in (torch.float32, torch.float16, torch.bfloat16):
-        if torch.finfo(lower).eps / 30 < error < 3 * torch.finfo(lower).eps:
-            return lower
-    return None
+    # The rounding of a type is about a quarter of its epsilon; of types less than a decade off, the nearest.
+    off = {
+        lower: abs(log10(4 * error / torch.finfo(lower).eps)) if 0 < error < inf else inf
+        for lower in (torch.float32, torch.float16, torch.bfloat16)
+    }
+    nearest = min(off, key=lambda lower: off[lower])
+    return nearest if off[nearest] < 1 else None
