@@ -154,9 +154,7 @@ def test_a_loss_that_overflows_or_clamps_beyond_what_a_short_training_reaches_is
         return (logits.exp().sum(1).log() - logits.gather(1, target[:, None])[:, 0]).mean()
 
     for loss in (overflowing, lambda logits, target: cross_entropy(logits.clamp(-50, 50), target)):
-        with pytest.raises(
-            AssertionError, match=r"the loss of logits of 1000 is \S+, expected \d+\n  subtract the largest"
-        ):
+        with pytest.raises(AssertionError, match=r"the loss of logits of 1000 is .*\n  subtract the largest"):
             assert_same_learning(loss, dtype=torch.float32)
 
 

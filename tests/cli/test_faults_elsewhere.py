@@ -117,7 +117,7 @@ CONFIGS = [
     Fault(
         "loss/torch.yaml",
         emptied,
-        "configs/loss/torch.yaml has no _target_: expected the name of a class",
+        "{run}/loss/torch.yaml has no _target_: expected the name of a class or function, package.module.name",
         exits_with=2,
     ),
     Fault(
