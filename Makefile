@@ -7,7 +7,7 @@ DEV := .venv/dev
 device ?= cpu
 port ?= 6006
 
-.PHONY: help compare test test-fast torture bench tensorboard docs lint clean
+.PHONY: help compare test test-fast torture bench tensorboard docs lint clean clean-env
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -45,7 +45,11 @@ lint: $(DEV) ## check style, types and the order of the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean: ## remove the virtual environment
+clean: ## remove what runs left under outputs/, after asking
+	@mkdir -p outputs && du -sh outputs
+	@printf 'remove all of it? [y/N] '; read answer; if [ "$$answer" = y ]; then rm -rf outputs/*; fi
+
+clean-env: ## remove the virtual environment
 	rm -rf .venv
 
 # Each is the virtual environment with an extra of pyproject.toml; `dev` brings `train` along.

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from xent.cli.build import build
 from xent.cli.callbacks import callbacks_of
-from xent.cli.compose import Run, composed_run, register, searched_by_hydra, write_configuration
+from xent.cli.compose import Run, register, run_of_job, write_configuration
 from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
 from xent.cli.progress import print_result, print_start
 from xent.cli.resume import checkpoint_of, is_finished, resumed
@@ -33,8 +33,7 @@ def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     folder, swept = Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN
     with errors_of_a_run(folder, swept):
-        overrides, searched = list(job.overrides.task), searched_by_hydra(job)
-        train(composed_run(cfg, job.runtime.choices, overrides, folder, swept, searched))
+        train(run_of_job(cfg, job))
 
 
 def train(run: Run) -> None:

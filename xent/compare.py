@@ -1,15 +1,22 @@
 """The command that judges runs: `python -m xent.compare RUN...`, exit 0 same, 1 different, 2 not comparable."""
 
 import argparse
+import os
 import shlex
 import sys
+from datetime import datetime
 from pathlib import Path
+
+import yaml
 
 from xent.runs.traces import common_parent, load_runs
 from xent.training.errors import BadInput
+from xent.training.trace import Trace
 from xent.verdict.judging import Verdict, judge
 from xent.verdict.matching import pairs
 from xent.verdict.report import report
+
+MULTIRUN = "multirun.yaml"  # which Hydra leaves in the folder of a sweep
 
 
 def compare(
@@ -19,7 +26,8 @@ def compare(
 
     Args:
         by, reference: see xent.verdict.matching.pairs.
-        output: where to write the report; by default `comparison` beside the runs.
+        output: where to write the report; by default `comparison` in the folder of a sweep, or a new folder beside runs
+            that are of none.
         command: what was typed, for the report.
 
     Returns:
@@ -29,7 +37,10 @@ def compare(
     traces = load_runs(folders)
     found = pairs(traces, by, reference)
     judgements = judge(found)
-    report(judgements, output or common_parent(traces) / "comparison", by, command)
+    report(judgements, output or _beside(common_parent(traces)), by, command)
+    without_floor = [each.pairs[0].reference for each in judgements if each.verdict is Verdict.NO_FLOOR]
+    if without_floor and not (without_floor[0].folder.parent / MULTIRUN).exists():
+        print(_how_to_make_a_floor(without_floor[0], folders, by))
     used = {id(trace) for pair in found for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
     unused = [trace.name for trace in traces if id(trace) not in used]
     if unused:
@@ -40,6 +51,24 @@ def compare(
     return 2 if verdicts & {Verdict.NO_FLOOR, Verdict.NOTHING_LEARNED} else 0
 
 
+def _beside(parent: Path) -> Path:
+    if (parent / MULTIRUN).exists():
+        return parent / "comparison"
+    return parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison"
+
+
+def _how_to_make_a_floor(reference: Trace, folders: list[Path], by: str) -> str:
+    """The two commands that train the reference nudged, and compare again."""
+    file = reference.folder / ".hydra" / "overrides.yaml"
+    overrides = yaml.safe_load(file.read_text()) if file.exists() else ["..."]
+    overrides = [each for each in overrides if not each.startswith("nudge=")]
+    into = os.path.relpath(reference.folder.with_name(f"{reference.folder.name}_nudged"))
+    train = [*overrides, "nudge=1,2", f"hydra.sweep.dir={into}", "hydra.callbacks.compare.by=null"]
+    again = [*(os.path.relpath(folder) for folder in folders), into, *([f"--by={by}"] if by != "loss" else [])]
+    commands = shlex.join(["python", "train.py", "-m", *train]), shlex.join(["python", "-m", "xent.compare", *again])
+    return "To make a floor:\n  " + "\n  ".join(commands)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m xent.compare", description="Judge runs by those with the reference.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or of a sweep")
@@ -48,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--reference", help="its value in the reference runs; torch for losses")
     parser.add_argument(
-        "--output", type=Path, help="where to write the report, over what is there; comparison/ beside the runs"
+        "--output",
+        type=Path,
+        help="where to write the report, over what is there; else comparison/ in a sweep, or a new folder",
     )
     given = parser.parse_args(arguments)
     try:

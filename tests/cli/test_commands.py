@@ -90,7 +90,7 @@ def test_the_proof_tells_a_right_loss_from_a_wrong_one(proof: Path) -> None:
         "ArticleCrossEntropyLoss": "same within rounding",
         "impostor/temperature": "different",
     }
-    target = figures["references"]["torch"]["loss._target_"]
+    target = figures["references"]["torch"]["settings"]["loss._target_"]
     assert target == "torch.nn.CrossEntropyLoss", "loss._target_ is that of loss=custom alone"
 
 

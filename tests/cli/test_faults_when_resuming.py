@@ -68,7 +68,7 @@ FAULTS = [
     Fault(
         "checkpoint.pt",
         replaced_by_another_runs,
-        "{run}/events.out.tfevents... is damaged or not of this run: get it back, or delete all events.out.tfevents.* "
+        "{run}/events.out.tfevents... is damaged or not of this run: get it back, or delete all events.out.* "
         "there to go on without the curves of the steps before",
         exits_with=2,
     ),
@@ -103,7 +103,7 @@ FAULTS = [
             "events*",
             happens,
             "{run}/events.out.tfevents... is damaged or not of this run: get it back, or delete all "
-            "events.out.tfevents.* there to go on without the curves of the steps before",
+            "events.out.* there to go on without the curves of the steps before",
             exits_with=2,
         )
         for happens in (cut_short, emptied, flipped_in_a_byte, made_unreadable, replaced_by_another_runs)

@@ -55,7 +55,7 @@ def judged(comparison: Path) -> dict[str, dict[str, Any]]:
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
     """Every scalar that a run wrote for TensorBoard, in the order of the file."""
-    (file,) = folder.glob("events.out.tfevents.*")
+    (file,) = folder.glob("events.out.*")
     found: dict[str, list[tuple[int, bytes]]] = {}
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:

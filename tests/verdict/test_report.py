@@ -51,10 +51,12 @@ def test_the_figures_are_there_for_programs(folder: Path) -> None:
     assert figures["scratch"]["gap"]["2"] == pytest.approx(0.25)
     assert figures["article"]["verdict"] == "same within rounding"
     assert figures["article"]["decades above floor"] == pytest.approx(0, abs=0.05)
-    assert figures["scratch"]["runs"][0]["reference"]["test accuracy"] == 0.75
+    run_of_scratch = {"run": "scratch", "seed": 0, "nudge": 0, "test loss": 0.5, "test accuracy": 0.75}
+    assert figures["scratch"]["runs"] == [run_of_scratch]
     whole = json.loads((folder / "verdict.json").read_text())
     assert (whole["schema version"], whole["compared"], whole["settings"]["precision"]) == (1, "loss", "float64")
-    assert whole["references"]["torch"] == {"loss": "torch", "loss._target_": "their.torch"}
+    assert whole["references"]["torch"]["settings"] == {"loss": "torch", "loss._target_": "their.torch"}
+    assert [each["nudge"] for each in whole["references"]["torch"]["runs"]] == [0]
 
 
 def test_the_picture_is_a_picture(folder: Path) -> None:
@@ -66,7 +68,8 @@ def test_tensorboard_draws_losses_and_gaps_over_each_other_and_the_floor(folder:
         events = EventAccumulator(str(folder / "curves" / run)).Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    gap, loss = f"log10 of the gap/{folder.parent.name}: torch", f"loss/{folder.parent.name}: torch"
+    title = f"{folder.parent.name}, against torch | different: scratch; same within rounding: article"
+    gap, loss = f"{title}/log10 of the gap to the reference, and the floor", f"{title}/training loss"
     assert scalars("scratch")[gap] == [(step, pytest.approx(log10(0.25))) for step in (1, 2, 4)], "no gap has no log"
     assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
     assert scalars("torch") == {loss: [(i, pytest.approx(2 - (i - 1) / 3)) for i in (1, 2, 3, 4)]}
@@ -81,14 +84,20 @@ def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
     (layout,) = events.Tensors("custom_scalars__config__")
     (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
     sweep = folder.parent.name
-    assert section.title == f"{sweep}, against torch | different: scratch; same within rounding: article"
+    title = f"{sweep}, against torch | different: scratch; same within rounding: article"
+    assert section.title == title
+    assert [chart.title for chart in section.chart] == [
+        "training loss",
+        "log10 of the gap to the reference, and the floor",
+    ]
     tags = [tag.replace("\\", "") for chart in section.chart for tag in chart.multiline.tag]
-    assert tags == [f"loss/{sweep}: torch$", f"log10 of the gap/{sweep}: torch$"]
+    assert tags == [f"{title}/{chart.title}$" for chart in section.chart]
 
 
 def test_a_long_curve_is_thinned_to_what_tensorboard_shows(tmp_path: Path) -> None:
     reported(tmp_path, run("torch", steps=2500), run("scratch", steps=2500))
-    curve = EventAccumulator(str(tmp_path / "curves" / "torch")).Reload().Scalars(f"loss/{tmp_path.parent.name}: torch")
+    title = f"{tmp_path.parent.name}, against torch | bitwise identical: scratch"
+    curve = EventAccumulator(str(tmp_path / "curves" / "torch")).Reload().Scalars(f"{title}/training loss")
     assert [event.step for event in curve] == list(range(3, 2501, 3))
 
 
@@ -172,5 +181,7 @@ def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     for shift in (0.25, 0.5):
         reported(tmp_path, run("torch"), run("scratch", shift=shift))
     (events,) = (tmp_path / "curves" / "scratch").glob("events*")
-    curve = EventAccumulator(str(events)).Reload().Scalars(f"log10 of the gap/{tmp_path.parent.name}: torch")
+    title = f"{tmp_path.parent.name}, against torch | no floor: scratch"
+    tag = f"{title}/log10 of the gap to the reference, and the floor"
+    curve = EventAccumulator(str(events)).Reload().Scalars(tag)
     assert curve[-1].value == pytest.approx(log10(0.5))

@@ -9,6 +9,7 @@ import torch
 import yaml
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xent.cli.losses import OF_PYTORCH
@@ -55,6 +56,15 @@ def run_name(overrides: list[str]) -> str:
     return name
 
 
+def run_of_job(cfg: DictConfig, job: HydraConf) -> Run:
+    """The run that Hydra composed for one of its jobs. BadInput if it cannot be done."""
+    folder, swept = Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN
+    if not swept:
+        _refuse_half_a_sweep(job)
+    overrides = list(job.overrides.task)
+    return composed_run(cfg, job.runtime.choices, overrides, folder, swept, searched_by_hydra(job))
+
+
 def composed_run(
     cfg: DictConfig,
     choices: dict[str, str],
@@ -93,6 +103,17 @@ def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     for key, value in container.items():
         flat |= {f"{key!s}.{name}": inner for name, inner in value.items()} if key in GROUPS else {str(key): value}
     return flat
+
+
+def _refuse_half_a_sweep(hydra: HydraConf) -> None:
+    """BadInput for an experiment that sweeps over settings, none of which is given, in a single run."""
+    given = [override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task]
+    left = [key for key in hydra.sweeper.get("params") or {} if key not in given]
+    if left:
+        experiment = " ".join(override for override in hydra.overrides.task if "experiment=" in override)
+        raise BadInput(
+            f"{experiment} is a sweep over {', '.join(left)}: expected -m too, python train.py -m {experiment}"
+        )
 
 
 def searched_by_hydra(hydra: HydraConf) -> list[Path]:

@@ -15,7 +15,10 @@ from torch.utils.tensorboard.summary import hparams, text
 from xent.runs.files import cannot_write
 from xent.training.errors import BadInput
 
-EVENTS = "events.out.tfevents."
+EVENTS = "events.out."  # how the names of event files begin
+# TensorBoard shows files whose names hold the first. Nudged runs are a measure and no curves to look at, and of more
+# than 40 runs it would show none until a person ticks them.
+SHOWN, HIDDEN = "tfevents", "nudged"
 
 
 class RunLog:
@@ -32,7 +35,9 @@ class RunLog:
         _, session_start, self._session_end = hparams(numbers_or_text, {})
         self.newest: dict[str, float] = dict(position["last"]) if position else {}  # the newest value of every tag
         goes_on = position is not None and _cut_back(folder, position)
-        name = position["file"] if position else f"{EVENTS}{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        kind = HIDDEN if settings.get("nudge") else SHOWN
+        new = f"{EVENTS}{kind}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        name = position["file"] if position else new
         self.file = folder / name
         self._open = self.file.open("ab")
         self._records = RecordWriter(self._open)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from xent.runs import checkpoint
+from xent.runs.event_file import EVENTS
 from xent.runs.files import write_whole
 from xent.training.errors import BadInput
 from xent.training.trace import Trace
@@ -59,7 +60,7 @@ def load(folder: Path) -> Trace:
         raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise BadInput(f"{file} cannot be read ({error}): train the run again") from error
-    others = [file.name for file in folder.glob("events.out.tfevents.*")]
+    others = [file.name for file in folder.glob(f"{EVENTS}*")]
     if others and trace.events not in others:
         raise BadInput(f"{file} is of another run than {others[0]} beside it: train the run again")
     return trace

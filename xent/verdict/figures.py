@@ -27,7 +27,10 @@ def figures(groups: list[Group], by: str, answer: str) -> dict[str, Any]:
         "answer": answer,
         "compared": by,
         "settings": shared,
-        "references": {group.name: own(group.reference.settings) for group in groups},
+        "references": {
+            group.name: {"settings": own(group.reference.settings), "runs": [_run(each) for each in _references(group)]}
+            for group in groups
+        },
         "candidates": {
             name: {"reference": group.name, "settings": own(judgement.settings)} | _figures(judgement)
             for group in groups
@@ -48,16 +51,21 @@ def _figures(judgement: Judgement) -> dict[str, Any]:
         "losses above floor": None if identical else _number(losses.margin),
         "losses differ by": _number(judgement.largest_loss_difference),
         "gap": {step: _number(value) for step, value in outputs.gap.items()},
-        "floor": outputs.floor,
-        "runs": [_run(pair.candidate) | {"reference": _run(pair.reference)} for pair in judgement.pairs],
+        "floor": {step: _number(value) for step, value in outputs.floor.items()},
+        "runs": [_run(pair.candidate) for pair in judgement.pairs],  # beside the reference's of that seed and nudge
     }
+
+
+def _references(group: Group) -> list[Trace]:
+    pairs = [pair for judgement in group.judgements.values() for pair in judgement.pairs]
+    return list({id(pair.reference): pair.reference for pair in pairs}.values())
 
 
 def _run(trace: Trace) -> dict[str, Any]:
     loss, accuracy = trace.tests[trace.step]
     of_a_run = {key: trace.settings[key] for key in OF_A_RUN if key in trace.settings}
-    return {"run": trace.name, **of_a_run, "test loss": _number(loss), "test accuracy": accuracy}
+    return {"run": trace.name, **of_a_run, "test loss": _number(loss), "test accuracy": _number(accuracy)}
 
 
 def _number(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None
+    return float(f"{value:.6g}") if value is not None and isfinite(value) else None

@@ -23,7 +23,7 @@ def write(folder: Path, groups: list[Group], by: str, page: str, picture: Figure
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("verdict", page, 0)
         writer.add_figure("curves", picture, close=False)
-        writer.add_custom_scalars(_layout(groups, sweep))
+        writer.add_custom_scalars({_title(sweep, group): _charts(sweep, group) for group in groups})
     for run, by_tag in _curves(groups, by, sweep).items():
         with SummaryWriter(str(folder / "curves" / run.replace("/", "%2F"))) as writer:
             for tag, curve in by_tag.items():
@@ -31,9 +31,23 @@ def write(folder: Path, groups: list[Group], by: str, page: str, picture: Figure
                     writer.add_scalar(tag, value, step)
 
 
+def _title(sweep: str, group: Group) -> str:
+    """The sweep, the reference and the verdicts: the heading of the charts of a group, wherever they are shown."""
+    found: dict[str, list[str]] = {}
+    for name, judgement in zip(group.short, group.judgements.values()):
+        found.setdefault(judgement.verdict, []).append(name)
+    verdicts = "; ".join(f"{verdict}: {_some(names)}" for verdict, names in found.items())
+    return f"{sweep}, against {group.name} | {verdicts}".replace("/", " ")  # at which TensorBoard cuts a tag
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} runs"
+
+
 def _tags(sweep: str, group: Group) -> tuple[str, str]:
-    """The tags of the losses and the gaps: with the sweep in them, since a chart shows every curve of its tag."""
-    return f"loss/{sweep}: {group.name}", f"log10 of the gap/{sweep}: {group.name}"
+    """The tags of the losses and the gaps, under one heading, since a chart shows every curve of its tag."""
+    title = _title(sweep, group)
+    return f"{title}/training loss", f"{title}/log10 of the gap to the reference, and the floor"
 
 
 def _curves(groups: list[Group], by: str, sweep: str) -> Curves:
@@ -59,16 +73,6 @@ def _thinned(losses: Tensor) -> dict[int, float]:
     return dict(zip(range(every, len(losses) + 1, every), losses[every - 1 :: every].tolist()))
 
 
-def _layout(groups: list[Group], sweep: str) -> dict[str, dict[str, list[object]]]:
-    """Of the tab CUSTOM SCALARS, the two charts of each group, with the verdicts as their title."""
-    layout: dict[str, dict[str, list[object]]] = {}
-    for group in groups:
-        found: dict[str, list[str]] = {}
-        for name, judgement in zip(group.short, group.judgements.values()):
-            found.setdefault(judgement.verdict, []).append(name)
-        verdicts = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in found.items())
-        titles = "training loss", "log10 of the gap to the reference, and the floor"
-        layout[f"{sweep}, against {group.name} | {verdicts}"] = {
-            title: ["Multiline", [f"{re.escape(tag)}$"]] for title, tag in zip(titles, _tags(sweep, group))
-        }
-    return layout
+def _charts(sweep: str, group: Group) -> dict[str, list[object]]:
+    """Of the tab CUSTOM SCALARS, the two charts of a group."""
+    return {tag.partition("/")[2]: ["Multiline", [f"{re.escape(tag)}$"]] for tag in _tags(sweep, group)}
