@@ -33,7 +33,7 @@ bench: $(TRAIN) ## time everything that is waited for; device=cuda for a GPU
 	done
 
 tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
-	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0'
+	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&regexInput=comparison'
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --port $(port)
 
 docs: $(DEV) ## write every number and picture of docs/ anew

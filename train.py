@@ -31,8 +31,7 @@ register()
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
-    folder, swept = Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN
-    with errors_of_a_run(folder, swept):
+    with errors_of_a_run(Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN):
         train(run_of_job(cfg, job))
 
 

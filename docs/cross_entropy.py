@@ -1,6 +1,7 @@
 """The examples and tables of docs/cross-entropy.md: `make docs` runs them and writes what they print into the page."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from textwrap import dedent
@@ -47,7 +48,9 @@ def table(header: str, rows: Iterable[Iterable[object]]) -> None:
 
 def verdicts() -> None:
     """Print the table of the proof that docs/__main__.py has run."""
-    print((PROOF / "comparison" / "report.md").read_text().partition("## Verdict\n\n")[2].partition("\n\n")[0])
+    page = (PROOF / "comparison" / "report.md").read_text()
+    print(page.partition("## Verdict\n\n")[2].partition("\n\n")[0])
+    print("\n*" + json.loads((PROOF / "comparison" / "verdict.json").read_text())["answer"] + "*")
 
 
 def beliefs() -> None:

@@ -33,9 +33,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where `make tensorboard` shows a sweep over two losses and two nudges."""
+    """Where `make tensorboard` shows what `make compare` leaves."""
     folder = tmp_path_factory.mktemp("browser")
-    result = command("train.py", "-m", "+experiment=switch", f"hydra.sweep.dir={folder / 'outputs' / 'switch'}")
+    result = command("train.py", "-m", "+experiment=proof", f"hydra.sweep.dir={folder / 'outputs' / 'proof'}")
     assert result.returncode == 0, result.stderr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -76,7 +76,7 @@ def show(address: str, browser: Browser, pytestconfig: pytest.Config) -> Iterato
     yield opened
     folder = pytestconfig.getoption("screenshots")
     for tab, page in pages.items():
-        if folder and tab != "images":  # which shows the date
+        if folder and tab not in ("", "images"):  # which show the date
             page.wait_for_timeout(3000)  # for what is still moving
             picture = Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(128)
             picture.save(Path(folder) / f"tensorboard_{tab.partition('&')[0]}.png", optimize=True)
@@ -87,18 +87,33 @@ def seen(locator: Locator) -> None:
     expect(locator.first).to_be_visible(timeout=PATIENCE)
 
 
+VERDICTS = [
+    f"proof, against torch, {precision} | same within rounding: article, fused, scratch"
+    for precision in ("float32", "float64")
+]
+
+
 def test_the_first_thing_seen_is_the_curves_the_gap_with_the_floor_and_the_verdict(
     address: str, show: Callable[[str, int, int], Page]
 ) -> None:
-    page = show(address.partition("#")[2], 1100, 760)
-    seen(page.get_by_text("switch, against torch | same within rounding: scratch"))
+    page = show(address.partition("#")[2], 1100, 900)
+    for verdict in VERDICTS:
+        seen(page.get_by_text(verdict))
     for title in ("training loss", "log10 of the gap to the reference, and the floor"):
         seen(page.get_by_text(title, exact=True))
-    expect(page.get_by_text("Matches (2)")).to_have_count(2, timeout=PATIENCE)
+    expect(page.get_by_text("Matches (4)")).to_have_count(4, timeout=PATIENCE)
     for run in ("torch", "scratch", "floor"):
-        seen(page.get_by_text(f"switch/comparison/curves/{run}", exact=True))
-    page.get_by_label("Write a regex to filter runs").fill("comparison")
-    page.get_by_text("Ignore outliers in chart scaling").click()
+        seen(page.get_by_text(f"proof/comparison/curves/{run}", exact=True))
+    page.get_by_text("Ignore outliers in chart scaling").click()  # for the picture
+
+
+def test_the_plain_address_shows_them_too(show: Callable[[str, int, int], Page]) -> None:
+    page = show("", 1300, 900)
+    seen(page.get_by_text(VERDICTS[0]))
+    for title in ("training loss", "log10 of the gap"):
+        card = page.locator("scalar-card").filter(has_text=title).first
+        for run in ("torch", "scratch") if title == "training loss" else ("scratch", "floor"):
+            seen(card.get_by_text(f"proof/comparison/curves/{run}"))
 
 
 def test_one_chart_shows_the_training_loss_of_every_run(show: Callable[[str, int, int], Page]) -> None:
@@ -109,7 +124,7 @@ def test_one_chart_shows_the_training_loss_of_every_run(show: Callable[[str, int
     expect(card).to_have_count(1, timeout=PATIENCE)
     runs = page.locator("runs-data-table")
     for loss in LOSSES:
-        name = f"switch/loss={loss},nudge=0"
+        name = f"proof/loss={loss},nudge=0,seed=0,precision=float32"
         seen(runs.get_by_text(name))
         seen(card.get_by_text(name))
     expect(runs.get_by_text("nudge=1")).to_have_count(0)
@@ -131,4 +146,4 @@ def test_the_table_of_settings_lists_every_run_with_its_figures(show: Callable[[
     for header in ("loss", "nudge", "test/accuracy", "test/loss"):
         seen(page.get_by_text(header, exact=True))
     for loss in LOSSES:
-        expect(page.get_by_text(re.compile(f"^switch/loss={loss},"))).to_have_count(1, timeout=PATIENCE)
+        expect(page.get_by_text(re.compile(f"^proof/loss={loss},"))).to_have_count(6, timeout=PATIENCE)

@@ -65,6 +65,6 @@ def test_pictures_bring_their_own_ground() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page in (PAGE, DOCS.parent / "README.md"):
+    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"

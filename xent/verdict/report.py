@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+import torch
+
 from xent.verdict import tensorboard
 from xent.verdict.answer import answer
 from xent.verdict.explanation import seeming_precision
@@ -63,13 +65,13 @@ def remarks(groups: list[Group], by: str) -> list[str]:
         tells = "a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
         lines.append(f"{', '.join(different)}: {tells}")
     return lines + [
-        f"{name} seems to compute in {lower}: judge it with precision=float64 loss_precision={lower}"
+        f"{name} seems to compute in float32: judge it with precision=float64 loss_precision=float32"
         for name in different
-        if by == "loss" and (lower := _seeming_precision(as_given[name]))
+        if by == "loss" and _seems_float32(as_given[name])
     ]
 
 
-def _seeming_precision(judgement: Judgement) -> str | None:
-    """That of a loss which was given float64, by its values at the first step, before which nothing differs."""
-    lower = seeming_precision(next(iter(judgement.losses.gap.values())))
-    return str(lower).removeprefix("torch.") if lower and judgement.settings.get("precision") == "float64" else None
+def _seems_float32(judgement: Judgement) -> bool:
+    """Whether the loss of a run in float64 is off by the rounding of float32 at the first step, before all else is."""
+    off = next(iter(judgement.losses.gap.values()))
+    return judgement.settings.get("precision") == "float64" and seeming_precision(off) is torch.float32
