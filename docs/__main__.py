@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cogapp import Cog
 
+from docs import notebook
 from docs.cross_entropy import PROOF
 from docs.pictures import DPI, PICTURES
 
@@ -24,6 +25,7 @@ def renew(page: Path) -> None:
 
 def main() -> None:
     renew(PAGE)
+    notebook.main()
     for name, draw in PICTURES.items():
         draw().savefig(DOCS / name, dpi=DPI)
     shutil.rmtree(PROOF, ignore_errors=True)

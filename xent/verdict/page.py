@@ -34,9 +34,8 @@ def page(groups: list[Group], by: str, answer: str, remarks: list[str], command:
         command: what was typed.
     """
     references = " and ".join(dict.fromkeys(str(group.reference.settings[by]) for group in groups))
-    subject = "the loss" if by == "loss" else by
     parts = [
-        f"# Does {subject} change what is learned, against {references}?",
+        f"# Does training with another {by} behave as training with {references}?",
         answer,
         *remarks,
         "![Training losses over each other, and the gaps to the reference above the floor](curves.png)",
