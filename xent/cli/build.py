@@ -17,6 +17,7 @@ from xent.training.validate_loss import in_working_type, trial_logits
 from xent.training.weights import draw_weights
 
 MAX_STEPS = 10**8  # their losses are kept
+MAX_TRIAL = 4096  # rows that a loss is tried on
 
 
 def tried_loss(run: Run, classes: int) -> nn.Module:
@@ -24,7 +25,8 @@ def tried_loss(run: Run, classes: int) -> nn.Module:
     loss = build_loss(run.config.loss).to(run.device)
     autocast = run.config.precision is Precision.bfloat16
     dtype = run.loss_dtype or (torch.bfloat16 if autocast else run.dtype)
-    logits = trial_logits((run.config.batch_size, classes), dtype, run.device)
+    rows = min(run.config.batch_size, MAX_TRIAL)
+    logits = trial_logits((rows, classes), dtype, run.device)
     target = torch.arange(len(logits), device=run.device) // 4 % classes  # of the sure rows, half are wrong
     with torch.autocast(run.device.type, torch.bfloat16, enabled=autocast):
         return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")

@@ -106,7 +106,7 @@ def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
 
 
 def _refuse_half_a_sweep(hydra: HydraConf) -> None:
-    """BadInput for an experiment that sweeps over settings, none of which is given, in a single run."""
+    """BadInput for a single run of an experiment that sweeps over settings which are not given."""
     given = [override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task]
     left = [key for key in hydra.sweeper.get("params") or {} if key not in given]
     if left:
@@ -127,7 +127,7 @@ def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path
     In a sweep over several losses Hydra gives them to all. Given beside one loss that is not custom, a `_target_` is
     BadInput.
     """
-    own = {"_target_": IMPOSTOR, "mistake": ""}
+    own = {"_target_": IMPOSTOR, "mistake": ""} if choice.startswith("impostor/") else {"_target_": "???"}
     for folder in searched:
         file = folder / "loss" / f"{choice}.yaml"
         if file.exists():
