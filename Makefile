@@ -36,7 +36,7 @@ tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
 	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&regexInput=comparison'
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --port $(port)
 
-docs: $(DEV) ## write every number and picture of docs/ anew
+docs: $(DEV) ## write the lesson, its notebook, the verdict in README.md and the pictures anew
 	$(BIN)/python -m docs
 
 lint: $(DEV) ## check style, types and the order of the rooms
