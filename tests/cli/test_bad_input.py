@@ -41,7 +41,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
         ("optimizer.lr=-1", "Invalid learning rate: -1"),
         (
             "+loss.reduction=none",
-            "class indices [4] is of shape (4,): expected one number, as their mean",
+            "class indices [128] is of shape (128,): expected one number, as their mean",
         ),
         ("loss._target_=builtins.dict", "loss._target_=builtins.dict: expected beside loss=custom, add that"),
         ("speed=3", "Key 'speed' not in 'Config'"),
