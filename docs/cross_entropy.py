@@ -66,7 +66,7 @@ def surprises() -> None:
     assert p.grad is not None
     rows = zip(p.tolist(), (1 - p).tolist(), surprise.tolist(), p.grad.tolist())
     table(
-        "`p` at the class that came | mistake, `1 - p` | surprise, `-log p` | its derivative, `-1/p`",
+        "`p` at the true class | mistake, `1 - p` | surprise, `-log p` | its derivative, `-1/p`",
         ([f"{p:g}", f"{mistake:.2f}", f"{surprise:.4f}", f"{slope:.2f}"] for p, mistake, surprise, slope in rows),
     )
 
@@ -87,7 +87,7 @@ def autograd_agrees() -> None:
 
 
 def slopes(p: Tensor) -> tuple[Tensor, Tensor]:
-    """By the logit of the class that came, of two: the derivatives of cross entropy and of half the squared error."""
+    """By the logit of the true class, of two: the derivatives of cross entropy and of half the squared error."""
     logits = torch.stack([p.logit(), torch.zeros_like(p)], dim=1).requires_grad_()
     target = torch.zeros(len(p), dtype=torch.int64)
     squared = (logits.softmax(1) - F.one_hot(target, 2)).square().sum() / 2
@@ -100,7 +100,7 @@ def confident_mistakes() -> None:
     p = torch.tensor([0.99, 0.5, 0.1, 0.01, 1e-4], dtype=torch.float64)
     rows = zip(p.tolist(), *(slope.tolist() for slope in slopes(p)))
     table(
-        "`p` at the class that came | derivative of cross entropy, `p - 1` | of half the squared error",
+        "`p` at the true class | derivative of cross entropy, `p - 1` | of half the squared error",
         ([f"{p:g}", f"{one:.4f}", f"{other:.4f}"] for p, one, other in rows),
     )
 

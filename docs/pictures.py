@@ -34,7 +34,7 @@ def derivatives() -> Figure:
 def _over_p(what: str) -> tuple[Figure, Axes, Tensor]:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="p, given to the class that came", ylabel=what)
+    axes.set(xlabel="p, given to the true class", ylabel=what)
     axes.grid(alpha=0.3)
     return figure, axes, torch.linspace(0.002, 0.998, 499, dtype=torch.float64)
 

@@ -166,3 +166,14 @@ def test_the_shell_completes(typed: str, completed: str) -> None:
     line = f"python train.py {typed}"
     asked = command("train.py", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), COMP_CWORD="2")
     assert asked.stdout.split() == [completed], asked.stderr
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", True), ("", True), ("y", False)])
+def test_make_clean_removes_what_runs_left_if_one_says_so(answer: str, left: bool, tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "run").mkdir(parents=True)
+    (tmp_path / ".venv").mkdir()
+    make = ["make", "-f", str(PROJECT / "Makefile"), "clean"]
+    done = subprocess.run(make, cwd=tmp_path, input=f"{answer}\n", capture_output=True, text=True, check=True)
+    assert "remove all of it? [y/N]" in done.stdout
+    assert (tmp_path / "outputs" / "run").exists() is left
+    assert (tmp_path / ".venv").exists(), "which is make clean-env's"
