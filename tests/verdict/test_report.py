@@ -81,6 +81,8 @@ def test_tensorboard_shows_picture_and_verdicts(folder: Path) -> None:
     assert events.Tags()["images"] == ["curves"]
     (text,) = events.Tensors("verdict/text_summary")
     assert b"same within rounding" in text.tensor_proto.string_val[0]
+    assert b"curves.png" not in text.tensor_proto.string_val[0], "which is not shown there"
+    assert "](curves.png)" in (folder / "report.md").read_text()
     (layout,) = events.Tensors("custom_scalars__config__")
     (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
     sweep = folder.parent.name

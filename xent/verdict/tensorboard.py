@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from xent.verdict.grouping import Group
 
+PICTURE = re.compile(r"!\[.*?\]\(.*?\)\n\n")  # a file, which TensorBoard does not show in a text
 MAX_POINTS = 1000  # that TensorBoard shows of a curve
 
 Curves = dict[str, dict[str, dict[int, float]]]  # by their run and their tag, the values by their steps
@@ -21,7 +22,7 @@ def write(folder: Path, groups: list[Group], by: str, page: str, picture: Figure
     for old in [*folder.glob("events.out.tfevents.*"), *folder.glob("curves/*/events.out.tfevents.*")]:
         old.unlink()  # TensorBoard would draw the curves of an earlier comparison with them
     with SummaryWriter(str(folder)) as writer:
-        writer.add_text("verdict", page, 0)
+        writer.add_text("verdict", PICTURE.sub("", page), 0)
         writer.add_figure("curves", picture, close=False)
         writer.add_custom_scalars({_title(sweep, group): _charts(sweep, group) for group in groups})
     for run, by_tag in _curves(groups, by, sweep).items():
