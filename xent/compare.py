@@ -9,14 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from xent.runs.traces import common_parent, load_runs
+from xent.runs.traces import SWEEP, common_parent, load_runs
 from xent.training.errors import BadInput
 from xent.training.trace import Trace
 from xent.verdict.judging import Verdict, judge
 from xent.verdict.matching import pairs
 from xent.verdict.report import report
-
-MULTIRUN = "multirun.yaml"  # which Hydra leaves in the folder of a sweep
 
 
 def compare(
@@ -39,7 +37,7 @@ def compare(
     judgements = judge(found)
     report(judgements, output or _beside(common_parent(traces)), by, command)
     without_floor = [each.pairs[0].reference for each in judgements if each.verdict is Verdict.NO_FLOOR]
-    if without_floor and not (without_floor[0].folder.parent / MULTIRUN).exists():
+    if without_floor and not (without_floor[0].folder.parent / SWEEP).exists():
         print(_how_to_make_a_floor(without_floor[0], folders, by))
     used = {id(trace) for pair in found for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
     unused = [trace.name for trace in traces if id(trace) not in used]
@@ -52,7 +50,7 @@ def compare(
 
 
 def _beside(parent: Path) -> Path:
-    if (parent / MULTIRUN).exists():
+    if (parent / SWEEP).exists():
         return parent / "comparison"
     return parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison"
 

@@ -8,7 +8,7 @@ from math import isclose, isfinite
 import torch
 from torch import Tensor, nn
 
-from xent.training.data import batches
+from xent.training.data import Split, batches
 from xent.training.errors import BadInput
 from xent.training.loop import NO_CALLBACKS, Callbacks, Training, fit
 from xent.training.nudge import nudge_weights
@@ -77,21 +77,26 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     task = Task(classes, ignored, ignore_index, places, probabilities, device)
-    judgement = judge_learning(loss, reference, task, dtype)
+    losses = _prepared(loss, task, dtype, "the loss"), _prepared(reference, task, dtype, "the reference")
+    judgement = _judged(*losses, task, dtype)
     if judgement.verdict not in SAME:
-        evidence = _evidence(loss, reference, task, dtype, judgement.left_floor) if judgement.left_floor else None
+        evidence = _evidence(*losses, task, dtype, judgement.left_floor) if judgement.left_floor else None
         raise AssertionError(explanation(judgement, evidence, dtype))
-    _check_large_logits(loss, reference, task, dtype)
+    _check_large_logits(*losses, task, dtype)
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype = torch.float64) -> Judgement:
     """The judgement of training with `loss` on a task, against the reference, both given logits of `dtype`."""
-    loss, reference = _prepared(loss, task, dtype, "the loss"), _prepared(reference, task, dtype, "the reference")
+    losses = _prepared(loss, task, dtype, "the loss"), _prepared(reference, task, dtype, "the reference")
+    return _judged(*losses, task, dtype)
+
+
+def _judged(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype) -> Judgement:
     seeds, nudges = SEEDS_AND_NUDGES if dtype == torch.float64 else SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # others only wait for each other on so small a network, on a busy machine for long
     try:
-        lr = STEP_LENGTH / _gradient_norm(reference, task, dtype)
+        lr = _learning_rate(reference, task, dtype)
         pairs = []
         for seed in range(seeds):
             unnudged, *nudged = [_trained(reference, task, dtype, lr, seed, nudge) for nudge in range(nudges + 1)]
@@ -113,9 +118,15 @@ def _prepared(loss: Loss, task: Task, dtype: torch.dtype, name: str) -> Loss:
 
 def _trial(task: Task, dtype: torch.dtype, sure: float = 30.0) -> tuple[Tensor, Tensor]:
     """A batch of logits, of which some rows are sure of a class, and of the task's targets."""
-    target = task.splits[0].labels[: task.batch_size]
+    target = _train_split(task, dtype).labels[: task.batch_size]
     logits = trial_logits((len(target), task.classes, *task.places), dtype, torch.device(task.device), sure)
-    return logits, target.to(dtype) if task.probabilities else target
+    return logits, target
+
+
+def _train_split(task: Task, dtype: torch.dtype) -> Split:
+    """What to train on; targets that are probabilities in the type of the logits."""
+    train, _ = task.splits
+    return replace(train, labels=train.labels.to(dtype)) if task.probabilities else train
 
 
 def _own(loss: Loss) -> Loss:
@@ -135,8 +146,7 @@ def _check_large_logits(loss: Loss, reference: Loss, task: Task, dtype: torch.dt
     """AssertionError if the loss of logits of 1000, which no short training reaches, is another number."""
     __tracebackhide__ = True
     logits, target = _trial(task, dtype, sure=1000)
-    losses = (_prepared(each, task, dtype, "the loss") for each in (loss, reference))
-    ours, theirs = (each(logits.clone(), target.clone()).item() for each in losses)
+    ours, theirs = (each(logits.clone(), target.clone()).item() for each in (loss, reference))
     if isfinite(theirs) and not isclose(ours, theirs, rel_tol=0.1):
         raise AssertionError(
             f"the loss of logits of 1000 is {ours:.4g}, expected {theirs:.4g}\n"
@@ -144,15 +154,14 @@ def _check_large_logits(loss: Loss, reference: Loss, task: Task, dtype: torch.dt
         )
 
 
-def _gradient_norm(reference: Loss, task: Task, dtype: torch.dtype) -> float:
-    """The mean norm of the first gradients, from which the learning rate of both losses follows."""
-    (train, _), network, loss = task.splits, task.network(), _own(reference)
+def _learning_rate(reference: Loss, task: Task, dtype: torch.dtype) -> float:
+    """That of both losses: the length of a step over the mean norm of the reference's first gradients."""
+    network, loss = task.network(), _own(reference)
     norms: list[float] = []
-    for images, target in batches(train, task.batch_size, seed=0, steps=16):
-        value = loss(network(images).to(dtype), target.to(dtype) if task.probabilities else target)
-        gradients = torch.autograd.grad(value, list(network.parameters()))
+    for images, target in batches(_train_split(task, dtype), task.batch_size, seed=0, steps=16):
+        gradients = torch.autograd.grad(loss(network(images).to(dtype), target), list(network.parameters()))
         norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
-    return sum(norms) / len(norms)
+    return STEP_LENGTH / (sum(norms) / len(norms))
 
 
 def _trained(
@@ -164,10 +173,7 @@ def _trained(
     nudge: int = 0,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> Trace:
-    loss = _own(loss)
-    (train, probe), network = task.splits, task.network(seed)
-    if task.probabilities:
-        train = replace(train, labels=train.labels.to(dtype))
+    loss, network = _own(loss), task.network(seed)
     nudge_weights(network, nudge)
     parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
@@ -176,7 +182,7 @@ def _trained(
     trace = Trace(settings, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
     loss_dtype = None if dtype == torch.float64 else dtype
     training = Training(network, loss, optimizer, trace, task.batch_size, seed, nudge, loss_dtype=loss_dtype)
-    fit(training, train, probe, STEPS, callbacks)
+    fit(training, _train_split(task, dtype), task.splits[1], STEPS, callbacks)
     return trace
 
 
@@ -184,9 +190,8 @@ class _Enough(Exception):
     """Ends a training whose other steps tell nothing more."""
 
 
-def _evidence(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype, last: int) -> Evidence:
+def _evidence(ours: Loss, theirs: Loss, task: Task, dtype: torch.dtype, last: int) -> Evidence:
     """Both losses on the logits of a training with the reference, at the step up to `last` where they differ most."""
-    ours, theirs = _prepared(loss, task, dtype, "the loss"), _prepared(reference, task, dtype, "the reference")
     found: list[tuple[float, Evidence]] = []
 
     def compared(logits: Tensor, target: Tensor) -> Tensor:
@@ -201,7 +206,7 @@ def _evidence(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype, last:
             raise _Enough
 
     with suppress(_Enough):
-        lr = STEP_LENGTH / _gradient_norm(theirs, task, dtype)
+        lr = _learning_rate(theirs, task, dtype)
         _trained(compared, task, dtype, lr, callbacks=Callbacks(after_step=after_step))
     return max(found, key=lambda each: each[0])[1]
 

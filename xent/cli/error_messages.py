@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from xent.cli.compose import CONFIGS
+from xent.runs import traces
 from xent.runs.checkpoint import how_to_resume
 from xent.training.errors import BadInput, Stopped
 
@@ -67,7 +68,7 @@ def _discard(folder: Path) -> None:
     with suppress(OSError):  # it holds something, or is gone
         folder.rmdir()
     with suppress(OSError):
-        if [path.name for path in folder.parent.iterdir()] == ["multirun.yaml"]:
+        if [path.name for path in folder.parent.iterdir()] == [traces.SWEEP]:
             shutil.rmtree(folder.parent)
 
 

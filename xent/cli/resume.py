@@ -19,7 +19,7 @@ def resumed(arguments: list[str]) -> list[str]:
         return arguments
     given = [argument for argument in arguments if argument not in resume]
     folder = Path(resume[-1].removeprefix("resume="))
-    if {"-m", "--multirun"} & set(given) or (folder / "multirun.yaml").exists():
+    if {"-m", "--multirun"} & set(given) or (folder / traces.SWEEP).exists():
         raise BadInput(f"resume={folder}: a sweep is finished by its own command with hydra.sweep.dir={folder}")
     saved = checkpoint.load(folder)
     if saved is None:

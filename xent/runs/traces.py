@@ -19,6 +19,7 @@ from xent.training.trace import Trace
 
 VERSION = 4
 FILE = "trace.npz"
+SWEEP = "multirun.yaml"  # which Hydra leaves in the folder of a sweep
 
 
 def save(trace: Trace, folder: Path) -> None:

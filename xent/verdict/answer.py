@@ -30,7 +30,7 @@ def answer(groups: list[Group], by: str) -> str:
         return f"Not known: {' and '.join(unknown)}."
     names = list(dict.fromkeys(name for _, name, _ in found))
     train = "trains" if len(names) == 1 else "train"
-    seeds = {trace.settings["seed"] for _, _, each in found for trace in _candidates(each)}
+    seeds = {pair.candidate.settings["seed"] for group in groups for pair in group.pairs}
     over = f", over {_number(len(seeds))} seed{'s' if len(seeds) > 1 else ''}"
     precisions = _listed(dict.fromkeys(_precision(group.reference) for group in groups))
     return f"Yes: {what}{_listed(names)} {train} as {reference} does, in {precisions}{over}."
@@ -52,10 +52,6 @@ def _in(group: Group, groups: list[Group]) -> str:
 def _precision(trace: Trace) -> str:
     own = f" with losses in {trace.settings['loss_precision']}" if has_own_loss_precision(trace.settings) else ""
     return f"{trace.settings.get('precision')}{own}"
-
-
-def _candidates(judgement: Judgement) -> Iterable[Trace]:
-    return (pair.candidate for pair in judgement.pairs)
 
 
 def _number(count: int) -> str:

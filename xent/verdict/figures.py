@@ -28,7 +28,7 @@ def figures(groups: list[Group], by: str, answer: str) -> dict[str, Any]:
         "compared": by,
         "settings": shared,
         "references": {
-            group.name: {"settings": own(group.reference.settings), "runs": [_run(each) for each in _references(group)]}
+            group.name: {"settings": own(group.reference.settings), "runs": [_run(each) for each in group.references]}
             for group in groups
         },
         "candidates": {
@@ -45,7 +45,7 @@ def _figures(judgement: Judgement) -> dict[str, Any]:
     return {
         "verdict": judgement.verdict,
         "decades above floor": None if identical else _number(outputs.margin),
-        "limit": judgement.outputs_limit,
+        "limit": judgement.allowed(outputs),
         "nudged runs reach": _number(outputs.noise),
         "left floor at step": judgement.left_floor,
         "losses above floor": None if identical else _number(losses.margin),
@@ -54,11 +54,6 @@ def _figures(judgement: Judgement) -> dict[str, Any]:
         "floor": {step: _number(value) for step, value in outputs.floor.items()},
         "runs": [_run(pair.candidate) for pair in judgement.pairs],  # beside the reference's of that seed and nudge
     }
-
-
-def _references(group: Group) -> list[Trace]:
-    pairs = [pair for judgement in group.judgements.values() for pair in judgement.pairs]
-    return list({id(pair.reference): pair.reference for pair in pairs}.values())
 
 
 def _run(trace: Trace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from xent.training.trace import Trace
 from xent.verdict.judging import Judgement, has_own_loss_precision
-from xent.verdict.matching import without
+from xent.verdict.matching import Pair, without
 
 
 class Group(NamedTuple):
@@ -14,6 +14,15 @@ class Group(NamedTuple):
     reference: Trace  # the first of them
     judgements: dict[str, Judgement]  # by the candidate's name among all: `scratch, float64`
     short: list[str]  # the candidates' names among themselves: `scratch`
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return [pair for judgement in self.judgements.values() for pair in judgement.pairs]
+
+    @property
+    def references(self) -> list[Trace]:
+        """Each reference run once."""
+        return list({id(pair.reference): pair.reference for pair in self.pairs}.values())
 
 
 def grouped(judgements: list[Judgement], by: str) -> list[Group]:

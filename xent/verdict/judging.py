@@ -62,10 +62,9 @@ class Judgement:
             return Verdict.OTHER_VALUES
         return Verdict.COARSER if above_floor else Verdict.SAME
 
-    @property
-    def outputs_limit(self) -> float:
-        """Decades that the outputs may be above the floor: the limit, or as many as any nudged run is."""
-        return max(self.limit, self.outputs.noise or 0.0)
+    def allowed(self, found: Drift) -> float:
+        """Decades that outputs, or losses, may be above the floor: the limit, or as many as any nudged run is."""
+        return max(self.limit, found.noise or 0.0)
 
     @property
     def left_floor(self) -> int | None:
@@ -92,8 +91,8 @@ class Judgement:
         )
 
     def _above_floor(self, found: Drift) -> bool:
-        assert found.margin is not None and found.noise is not None
-        return found.margin > max(self.limit, found.noise)
+        assert found.margin is not None
+        return found.margin > self.allowed(found)
 
     def _shrinks(self, what: str) -> bool:
         """Whether what is above the floor shrinks with the precision, as rounding does and a mistake does not.

@@ -50,7 +50,7 @@ def page(groups: list[Group], by: str, answer: str, remarks: list[str], command:
 
 def _what_was_run(groups: list[Group]) -> list[list[str]]:
     """The settings that a person asks for first; where runs differ, all values."""
-    pairs = [pair for group in groups for judgement in group.judgements.values() for pair in judgement.pairs]
+    pairs = [pair for group in groups for pair in group.pairs]
     traces = [trace for pair in pairs for trace in (pair.candidate, pair.reference, pair.unnudged, *pair.nudged)]
     traces = list({id(trace): trace for trace in traces}.values())
 

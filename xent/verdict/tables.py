@@ -19,7 +19,7 @@ def verdict_rows(groups: list[Group]) -> Rows:
     rows = [["run", "verdict", "decades above floor", "limit"]]
     for group in groups:
         for name, judgement in group.judgements.items():
-            rows.append([name, judgement.verdict, margin_of(judgement), f"{judgement.outputs_limit:.2f}"])
+            rows.append([name, judgement.verdict, margin_of(judgement), f"{judgement.allowed(judgement.outputs):.2f}"])
     return rows
 
 
@@ -28,8 +28,7 @@ def detail_rows(groups: list[Group]) -> Rows:
     header = ["run", "nudged runs reach", "left floor at step", "losses above floor", "losses differ by"]
     rows = [[*header, "test loss", "test accuracy"]]
     for group in groups:
-        references = {id(pair.reference): pair.reference for each in group.judgements.values() for pair in each.pairs}
-        rows.append([f"{group.name}, the reference", *[""] * 4, *_final(list(references.values()))])
+        rows.append([f"{group.name}, the reference", *[""] * 4, *_final(group.references)])
         for name, judgement in group.judgements.items():
             noise = "" if judgement.outputs.noise is None else f"{judgement.outputs.noise:+.2f}"
             left = "" if judgement.left_floor is None else str(judgement.left_floor)
