@@ -19,8 +19,8 @@ from xent.cli.compose import Run, register, run_of_job, write_configuration
 from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
 from xent.cli.progress import print_result, print_start
 from xent.cli.resume import checkpoint_of, is_finished, resumed
-from xent.runs import checkpoint, traces
-from xent.runs.files import locked
+from xent.runs import checkpoint
+from xent.runs.lock import locked
 from xent.training.datasets import load
 from xent.training.loop import fit
 
@@ -46,12 +46,12 @@ def train(run: Run) -> None:
         if saved:
             checkpoint.restore(saved, training)
         write_configuration(run)
-        print_start(run, training.trace)
+        print_start(run, training.recorder)
         start = time.perf_counter()
         with callbacks_of(run, training, images, saved) as (callbacks, newest):
             fit(training, images, test_images, run.config.log_every, callbacks)
-        traces.save(training.trace, run.folder)
-        print_result(run, newest, training.trace.step, time.perf_counter() - start)
+        training.recorder.finish()
+        print_result(run, newest, training.recorder.steps, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 import xent
 from benchmarks.training import BATCH, MNIST
 from tests.helpers.right_losses import by_logsumexp, by_one_hot, by_powers_of_2, by_softplus
+from xent.recording import Recorder
+from xent.recording.trace import Trace
 from xent.training import models
 from xent.training.compilation import compile_ahead
 from xent.training.data import batches
 from xent.training.datasets import load
 from xent.training.evaluation import PROBE
 from xent.training.loop import Training, fit
-from xent.training.nudge import nudge_weights
-from xent.training.trace import Trace
 from xent.training.weights import draw_weights
 
 MODELS = {"mlp": (models.mlp, 128, 64), "cnn": (models.cnn, 24, 32), "resnet": (models.resnet, 4, 32)}  # width, steps
@@ -123,14 +123,16 @@ def trained(settings: dict[str, str | int], loss: Loss) -> Trace:
     model = make(train.shape, train.classes, width)
     draw_weights(model, seed)
     setup = CHANGES.get(str(settings["change"]), replace)(Setup(model.to(dtype), loss))
-    nudge_weights(setup.model, nudge)
+    recorder = Recorder(steps=steps, settings=settings, nudge=nudge or setup.order)
+    if nudge:
+        recorder.nudge(setup.model)
     with arithmetic(setup):
         model = setup.model.to(memory_format=setup.layout)
         if setup.compiled:
             compile_ahead(model, nn.CrossEntropyLoss(), *next(batches(train, BATCH, seed, steps=1)), autocast=False)
         parameters = model.parameters()
         optimizer = torch.optim.SGD(parameters, 0.2, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=setup.fused)
-        trace = Trace(dict(settings), torch.full((steps,), torch.nan, dtype=dtype))
-        training = Training(model, setup.loss, optimizer, trace, BATCH, seed, nudge=nudge or setup.order)
+        training = Training(model, setup.loss, optimizer, recorder, BATCH, seed)
         fit(training, train, test, log_every=steps)
-    return trace
+    recorder.trace.settings["nudge"] = nudge  # of a change of the order too, which is the candidate then
+    return recorder.trace

@@ -17,11 +17,11 @@ import torch
 import xent
 from benchmarks.measure import CONSOLE, interleaved, measured_device, table, typical
 from benchmarks.training import MNIST
+from xent.recording import Recorder
 from xent.training import models
 from xent.training.data import Split
 from xent.training.datasets import load
 from xent.training.loop import Training, fit
-from xent.training.trace import Trace
 
 ROUNDS = 5
 PIXELS = 28 * 28
@@ -43,9 +43,8 @@ def epoch(split: Split, batch: int) -> None:
     model = models.mlp(split.shape, split.classes, width=128).to(split.labels.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
     steps = split.steps_per_epoch(batch)
-    trace = Trace({}, torch.full((steps,), torch.nan, device=split.labels.device))
     test = noise(256, split.classes, split.labels.device)
-    training = Training(model, xent.CrossEntropyLossFromScratch(), optimizer, trace, batch, seed=0)
+    training = Training(model, xent.CrossEntropyLossFromScratch(), optimizer, Recorder(steps=steps), batch, seed=0)
     fit(training, split, test, log_every=20)
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from xent.training.device import machine, prepare
+from xent.recording.machine import machine
+from xent.training.device import prepare
 
 PROJECT = Path(__file__).parents[1]
 CONSOLE = Console(width=150)

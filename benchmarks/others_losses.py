@@ -8,8 +8,8 @@ import torch
 
 from tests.helpers.right_losses import EVERY, RIGHT
 from tests.helpers.wrong_losses import WRONG
-from xent.testing import judge_learning
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
+from xent.testing.same_learning import judge_learning
 from xent.training.task import Task
 from xent.verdict.judging import Judgement, Verdict
 from xent.verdict.tables import Rows

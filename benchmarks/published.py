@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from tests.helpers.right_losses import Case
-from xent.testing import SAME, judge_learning
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
+from xent.testing.same_learning import judge_learning
+from xent.testing.same_training import SAME
 from xent.training.task import Task
 
 BEGIN, END = "<!-- python -m benchmarks.published page=docs/verdict.md -->", "<!-- end of published -->"

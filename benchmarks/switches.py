@@ -20,11 +20,11 @@ from torch import nn
 
 from benchmarks.measure import CONSOLE, interleaved, measured_device, ratio, steps_seconds, table, train, typical
 from benchmarks.training import BATCH, MNIST, model_and_optimizer, plain
+from xent.recording.trace import Trace
 from xent.runs.traces import load_runs
 from xent.training.compilation import compile_ahead
 from xent.training.data import batches
 from xent.training.datasets import load
-from xent.training.trace import Trace
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
 

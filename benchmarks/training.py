@@ -25,6 +25,7 @@ from torchvision import datasets, transforms
 
 import xent
 from benchmarks.measure import CONSOLE, PROJECT, Work, interleaved, measured_device, ratio, table, typical
+from xent.recording import Recorder
 from xent.runs.event_file import RunLog
 from xent.training import models
 from xent.training.data import Split, batches
@@ -32,7 +33,6 @@ from xent.training.datasets import Data, load
 from xent.training.evaluation import PROBE, evaluate
 from xent.training.loop import Callbacks, Training, fit
 from xent.training.parity import scalars
-from xent.training.trace import Trace
 
 MODELS = {
     "mlp": partial(models.mlp, width=128),
@@ -77,8 +77,7 @@ def plain(
 def fit_an_epoch(name: str, train: Split, test: Split, loss: str) -> None:
     model, optimizer = model_and_optimizer(name, train)
     steps, reference = train.steps_per_epoch(BATCH), nn.CrossEntropyLoss()
-    trace = Trace({}, torch.full((steps,), torch.nan, device=train.labels.device))
-    training = Training(model, LOSSES[loss](), optimizer, trace, BATCH, seed=0)
+    training = Training(model, LOSSES[loss](), optimizer, Recorder(steps=steps), BATCH, seed=0)
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as events:
         callbacks = Callbacks(lambda step: events.write(step.number, scalars(step, model, reference)))
         fit(training, train, test, log_every=20, callbacks=callbacks)

@@ -28,7 +28,7 @@ from benchmarks.changes import CHANGES, INSTRUCTIONS, MODELS, NOT_FOR, OTHER_INS
 from benchmarks.measure import option, write_into
 from benchmarks.others_losses import in_short, others_losses
 from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
 from xent.verdict.tables import Rows, as_markdown
@@ -67,7 +67,7 @@ def runs(job: Job) -> list[Trace]:
 
 
 def write_runs(job: Job, file: Path) -> None:
-    kept = ("settings", "losses", "step", "probe_logits", "tests")
+    kept = ("settings", "losses", "step", "probes", "tests")
     torch.save([{name: getattr(trace, name) for name in kept} for trace in runs(job)], file)
 
 
@@ -96,7 +96,7 @@ def judged(candidates: list[Trace], references: list[Trace]) -> list[Judgement]:
 
 def as_candidate(trace: Trace) -> Trace:
     """A nudged reference run under the name of a change."""
-    return Trace(trace.settings | {"nudge": 0, "change": "a nudge"}, trace.losses, trace.step, trace.probe_logits)
+    return Trace(trace.settings | {"nudge": 0, "change": "a nudge"}, trace.losses, trace.step, trace.probes)
 
 
 def comparisons(traces: list[Trace], seeds: int) -> dict[str, list[Judgement]]:

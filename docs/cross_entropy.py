@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import xent
 from benchmarks.loss import peak_in_logits, steps
 from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
-from xent.testing import judge_learning
+from xent.testing.same_learning import judge_learning
 from xent.training.parity import parity
 from xent.training.task import Task
 

@@ -5,8 +5,8 @@ import torch
 
 from tests.helpers.right_losses import RIGHT
 from tests.helpers.wrong_losses import WRONG
+from xent.recording.errors import BadInput
 from xent.testing import assert_same_learning
-from xent.training.errors import BadInput
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import xent
 from tests.helpers.right_losses import by_powers_of_2
 from tests.helpers.wrong_losses import deaf_to_what_comes_from_above
 from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
+from xent.recording.errors import BadInput
 from xent.testing import assert_same_learning
-from xent.training.errors import BadInput
 
 FULL = [nn.CrossEntropyLoss, xent.CrossEntropyLossFromScratch, xent.FusedCrossEntropyLoss]
 CORRECT = [*FULL, xent.ArticleCrossEntropyLoss]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from xent.recording.errors import BadInput
+from xent.recording.trace import Trace
 from xent.runs.traces import SWEEP, common_parent, load_runs
-from xent.training.errors import BadInput
-from xent.training.trace import Trace
 from xent.verdict.judging import Verdict, judge
 from xent.verdict.matching import pairs
 from xent.verdict.report import report
@@ -58,7 +58,9 @@ def _beside(parent: Path) -> Path:
 def _how_to_make_a_floor(reference: Trace, folders: list[Path], by: str) -> str:
     """The two commands that train the reference nudged, and compare again."""
     file = reference.folder / ".hydra" / "overrides.yaml"
-    overrides = yaml.safe_load(file.read_text()) if file.exists() else ["..."]
+    if not file.exists():
+        return f"To make a floor, record {reference.name} again with nudge=1 and with nudge=2, and compare all of them"
+    overrides = yaml.safe_load(file.read_text())
     overrides = [each for each in overrides if not each.startswith("nudge=")]
     into = os.path.relpath(reference.folder.with_name(f"{reference.folder.name}_nudged"))
     train = [*overrides, "nudge=1,2", f"hydra.sweep.dir={into}", "hydra.callbacks.compare.by=null"]

@@ -70,6 +70,7 @@ def _a_safe_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @example(["data.mean=[nan]"])
 @example(["~loss"])
 @example(["resume="])
+@example(["+__dict__="])
 def test_any_command_line_is_a_training_or_one_line(arguments: list[str]) -> None:
     result = train_py(*SMALL, *arguments)
     lines = [line for line in result.stderr.splitlines() if line.strip()]

@@ -9,8 +9,8 @@ from tests.helpers.commands import PROJECT, command, small, the_line, train_py, 
 from tests.helpers.runs import judged
 from xent.cli.losses import build_loss, build_reference
 from xent.losses.function import FunctionLoss
-from xent.runs import traces
-from xent.training.errors import BadInput
+from xent.recording import trace_file
+from xent.recording.errors import BadInput
 
 WEIGHTS = "[1,10,1,1,1,1,1,1,1,1]"
 
@@ -90,7 +90,7 @@ def test_arguments_of_a_custom_loss_are_its_own_in_a_sweep(tmp_path: Path) -> No
     result = command("train.py", "-m", *sweep, PYTHONPATH=str(PROJECT))
     assert result.returncode == 0, result.stderr
     (reference,) = tmp_path.glob("loss=torch,*nudge=0*")
-    assert "loss.smoothing" not in traces.load(reference).settings
+    assert "loss.smoothing" not in trace_file.load(reference).settings
     assert "bitwise identical" in result.stdout
 
 

@@ -11,7 +11,7 @@ from tests.helpers.commands import PROJECT, composed
 from xent.cli.compose import flat_settings, run_name
 from xent.cli.schema import GROUPS, validated
 from xent.losses.impostors import MISTAKES
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
 
 EXPERIMENTS = [file.stem for file in sorted((PROJECT / "configs" / "experiment").glob("*.yaml"))]
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((PROJECT / "configs" / group).glob("*.yaml"))]

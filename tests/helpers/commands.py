@@ -17,8 +17,8 @@ from omegaconf import DictConfig, open_dict
 
 from train import train
 from xent.cli.compose import Run, composed_run
-from xent.runs import traces
-from xent.training.trace import Trace
+from xent.recording import trace_file
+from xent.recording.trace import Trace
 
 PROJECT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def run_of(folder: Path, *overrides: str) -> Run:
 def trained(folder: Path, *overrides: str) -> Trace:
     """The trace of a run on the project's MNIST, trained in this process."""
     train(run_of(folder, *overrides))
-    return traces.load(folder)
+    return trace_file.load(folder)
 
 
 def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> CompletedProcess[str]:

@@ -8,8 +8,9 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
 
-from xent.runs import checkpoint, traces
-from xent.training.trace import Trace, is_probe_step
+from xent.recording import trace_file
+from xent.recording.trace import Trace, is_probe_step
+from xent.runs import checkpoint
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
         losses=torch.linspace(2.0, 1.0, steps, dtype=torch.float64)
         * (1 + (shift if loss_shift is None else loss_shift)),
         step=steps,
-        probe_logits=probes,
+        probes=probes,
         tests={steps: (0.5, 0.75)},
         name=",".join([loss, *(f"{key}={value}" for key, value in settings.items())]),
     )
@@ -67,8 +68,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
 def differences(one: Path, other: Path) -> list[str]:
     """What differs between two finished runs: everything they left, but for the times of events."""
     names = []
-    records, states = ([load(folder) for folder in (one, other)] for load in (traces.load, checkpoint.load))
-    for name in ("settings", "step", "losses", "probe_logits", "tests"):
+    records, states = ([load(folder) for folder in (one, other)] for load in (trace_file.load, checkpoint.load))
+    for name in ("settings", "step", "losses", "probes", "tests", "given"):
         if _bits(getattr(records[0], name)) != _bits(getattr(records[1], name)):
             names.append(name)
     for name in ("model", "loss", "optimizer", "random"):

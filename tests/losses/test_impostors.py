@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING, Impostor
-from xent.testing import assert_same_learning, judge_learning
+from xent.testing import assert_same_learning
+from xent.testing.same_learning import judge_learning
 from xent.training.task import Task
 
 each_mistake = pytest.mark.parametrize("mistake", MISTAKES)

@@ -11,10 +11,10 @@ import torch
 from tests.helpers.commands import run_of, small, trained
 from tests.helpers.runs import differences
 from train import train
-from xent.runs import checkpoint, traces
-from xent.training.errors import BadInput, Stopped
+from xent.recording import Recorder, trace_file
+from xent.recording.errors import BadInput, Stopped
+from xent.runs import checkpoint
 from xent.training.loop import Step, Training, fit
-from xent.training.trace import Trace
 
 
 class Dropout(torch.nn.CrossEntropyLoss):
@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_step(tmp_path: Path, monkeypatch: pyt
         again(tmp_path / "run", *small())
     saved = checkpoint.load(tmp_path / "run")
     assert saved is not None
-    assert len(saved["losses"]) == 6
+    assert len(saved["recorder"]["losses"]) == 6
     again(tmp_path / "run", *small())
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
@@ -118,12 +118,12 @@ def test_more_epochs_go_on_and_are_told_from_as_many_at_once(tmp_path: Path) -> 
     overrides = ["model=mlp", "model.width=4", "batch_size=20000"]
     short = trained(tmp_path / "run", *overrides, "epochs=2")
     again(tmp_path / "run", *overrides, "epochs=3")
-    grown = traces.load(tmp_path / "run")
+    grown = trace_file.load(tmp_path / "run")
     assert torch.equal(grown.losses[:6], short.losses)
-    assert (grown.step, list(grown.probe_logits), list(grown.tests)) == (9, [0, 1, 2, 4, 8, 9], [3, 6, 9])
+    assert (grown.step, list(grown.probes), list(grown.tests)) == (9, [0, 1, 2, 4, 8, 9], [3, 6, 9])
     assert grown.settings == short.settings | {"epochs": 3, "epochs_before": [2]}
     again(tmp_path / "run", *overrides, "epochs=4")
-    assert traces.load(tmp_path / "run").settings["epochs_before"] == [2, 3]
+    assert trace_file.load(tmp_path / "run").settings["epochs_before"] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_setting_without_effect_may_change(override: str, tmp_path: Path, monk
     trained(tmp_path / "whole", *small())
     killed_at(8, monkeypatch, tmp_path / "run", *small())
     again(tmp_path / "run", *small(), override)
-    assert torch.equal(traces.load(tmp_path / "whole").losses, traces.load(tmp_path / "run").losses)
+    assert torch.equal(trace_file.load(tmp_path / "whole").losses, trace_file.load(tmp_path / "run").losses)
 
 
 def test_no_flipped_byte_of_a_checkpoint_passes_silently(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(Stopped, match=r"checkpoint\.pt \(No space left on device\): it needs 0\.1 MB, and"):
         model, loss = torch.nn.Linear(150, 150), torch.nn.CrossEntropyLoss()
-        optimizer, trace = torch.optim.SGD([torch.zeros(1)]), Trace({}, torch.zeros(3))
-        checkpoint.save(tmp_path / "run", Training(model, loss, optimizer, trace, batch_size=1, seed=0), [], {})
+        optimizer, recorder = torch.optim.SGD([torch.zeros(1)]), Recorder(steps=3)
+        checkpoint.save(tmp_path / "run", Training(model, loss, optimizer, recorder, batch_size=1, seed=0), [], {})
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
     assert not list((tmp_path / "run").glob("*.part"))

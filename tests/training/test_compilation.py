@@ -14,8 +14,8 @@ def test_a_compiled_run_repeats_bit_for_bit(tmp_path: Path) -> None:
     assert counters["stats"]["unique_graphs"] == 4, "of each run the model and the loss, and no evaluation"
     eager = trained(tmp_path / "eager", *CNN)
     assert torch.equal(runs[0].losses, runs[1].losses)
-    assert torch.equal(runs[0].probe_logits[8], runs[1].probe_logits[8])
-    assert torch.equal(runs[0].probe_logits[0], eager.probe_logits[0]), "compiling leaves no trace in the model"
+    assert torch.equal(runs[0].probes[8], runs[1].probes[8])
+    assert torch.equal(runs[0].probes[0], eager.probes[0]), "compiling leaves no trace in the model"
     torch.testing.assert_close(runs[0].losses, eager.losses, rtol=1e-3, atol=1e-3)
     assert not torch.equal(runs[0].losses, eager.losses), "nothing was compiled"
 

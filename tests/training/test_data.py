@@ -5,9 +5,9 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 
 from tests.helpers.commands import PROJECT
+from xent.recording.errors import BadInput
 from xent.training.data import Split, batches
 from xent.training.datasets import Data, load
-from xent.training.errors import BadInput
 
 CPU = torch.device("cpu")
 

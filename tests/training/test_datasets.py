@@ -8,8 +8,8 @@ from filelock import FileLock
 
 from tests.helpers.commands import PROJECT, small, trained
 from tests.helpers.published_files import TEST, TRAIN, write_cifar, write_mnist
+from xent.recording.errors import BadInput
 from xent.training import datasets
-from xent.training.errors import BadInput
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_cifar_trains(choice: str, name: str, classes: int, tmp_path: Path, monk
         f"data.root={tmp_path}",
     )
     assert trace.losses.isfinite().all()
-    assert trace.probe_logits[8].shape == (256, classes)
+    assert trace.probes[8].shape == (256, classes)
     train, test = datasets.read(name, tmp_path)
     assert (len(train.images), len(test.images)) == (TRAIN, TEST)
 

@@ -3,8 +3,8 @@ import re
 import pytest
 import torch
 
+from xent.recording.errors import BadInput
 from xent.training.device import prepare
-from xent.training.errors import BadInput
 
 
 def test_auto_takes_a_device_that_is_there() -> None:

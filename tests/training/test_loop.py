@@ -9,14 +9,14 @@ from torch.nn.functional import cross_entropy
 
 from tests.helpers.commands import small, trained
 from tests.helpers.runs import scalars as scalars_of
+from xent.recording import Recorder
+from xent.recording.errors import BadInput
+from xent.recording.trace import Trace
 from xent.training.data import Split, batches
-from xent.training.errors import BadInput
 from xent.training.evaluation import evaluate, predict
 from xent.training.loop import NO_CALLBACKS, Callbacks, Step, Training, fit
 from xent.training.parity import scalars
-from xent.training.trace import Trace
-from xent.verdict.floor import output_gaps
-from xent.verdict.judging import bitwise_identical
+from xent.verdict.floor import bitwise_identical, output_gaps
 
 
 def split(n: int = 40, device: str = "cpu") -> Split:
@@ -32,17 +32,17 @@ def fitted(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trace = Trace({}, torch.full((steps,), torch.nan, device=device))
-    training = Training(model, nn.CrossEntropyLoss(), optimizer, trace, batch_size=8, seed=0)
+    recorder = Recorder(steps=steps)
+    training = Training(model, nn.CrossEntropyLoss(), optimizer, recorder, batch_size=8, seed=0)
     fit(training, split(images, device), split(30, device), log_every, callbacks)
-    return trace
+    return recorder.trace
 
 
 def test_the_trace_holds_every_step_the_probe_steps_and_the_evaluations() -> None:
     trace = fitted(steps=13)
     assert trace.step == 13
     assert trace.losses.isfinite().all()
-    assert list(trace.probe_logits) == [0, 1, 2, 4, 8, 13]
+    assert list(trace.probes) == [0, 1, 2, 4, 8, 13]
     assert list(trace.tests) == [5, 10, 13], "after each epoch of five steps, and at the end"
 
 
@@ -63,17 +63,17 @@ def test_every_logged_step_has_the_same_scalars() -> None:
 
 def test_whoever_watches_is_told_after_every_step_and_of_a_loss_that_is_no_number() -> None:
     told: list[int] = []
-    trace = fitted(3, Callbacks(after_step=lambda: told.append(len(told) + 1)))
+    fitted(3, Callbacks(after_step=lambda: told.append(len(told) + 1)))
     assert told == [1, 2, 3]
     seen: list[int] = []
-    trace = Trace({}, torch.full((12,), torch.nan))
+    recorder = Recorder(steps=12)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def nan_at_step_5(logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(logits, target) * (torch.nan if trace.step == 4 else 1)
+        return cross_entropy(logits, target) * (torch.nan if recorder.trace.step == 4 else 1)
 
-    training = Training(model, nan_at_step_5, optimizer, trace, batch_size=8, seed=0)
+    training = Training(model, nan_at_step_5, optimizer, recorder, batch_size=8, seed=0)
     fit(training, split(), split(30), 100, Callbacks(on_nonfinite=lambda step: seen.append(step.number)))
     assert seen[0] == 5
 
@@ -90,8 +90,7 @@ def test_a_nudge_moves_the_logits_anew_at_every_step_where_the_loss_has_a_precis
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     data = split(8)
     data = Split(data.images, data.labels, 3, data.mean.double(), data.std.double())
-    trace = Trace({}, torch.full((4,), torch.nan))
-    training = Training(model, loss, optimizer, trace, 8, seed=0, nudge=1, loss_dtype=torch.float32)
+    training = Training(model, loss, optimizer, Recorder(steps=4, nudge=1), 8, seed=0, loss_dtype=torch.float32)
     fit(training, data, data, log_every=2)
     assert {logits.dtype for logits in given} == {torch.float32}
     assert len({tuple(logits.flatten().tolist()) for logits in given}) == 4
@@ -158,13 +157,13 @@ def test_training_twice_gives_the_same_bits(model: str, tmp_path: Path) -> None:
 
 def test_another_seed_gives_another_run(tmp_path: Path) -> None:
     first, second = (trained(tmp_path / str(seed), *small(seed=seed)) for seed in (0, 1))
-    assert not torch.equal(first.probe_logits[0], second.probe_logits[0])
+    assert not torch.equal(first.probes[0], second.probes[0])
 
 
 def test_in_float64_scratch_and_reference_agree_to_1e13_through_200_steps(tmp_path: Path) -> None:
     overrides = ["model=mlp", "max_steps=200", "precision=float64"]
     reference, candidate = (trained(tmp_path / loss, f"loss={loss}", *overrides) for loss in ("torch", "scratch"))
-    assert candidate.probe_logits[200].dtype == torch.float64
+    assert candidate.probes[200].dtype == torch.float64
     assert max(output_gaps(candidate, reference).values()) < 1e-13
     assert not bitwise_identical(candidate, reference), "ours rounds differently somewhere: they are two computations"
 
@@ -177,7 +176,7 @@ def test_in_float32_scratch_and_reference_agree_to_1e5_after_a_step(tmp_path: Pa
 
 
 def test_every_precision_starts_from_the_same_weights(tmp_path: Path) -> None:
-    starts = [trained(tmp_path / p, *small(precision=p, max_steps=1)).probe_logits[0] for p in ("float32", "float64")]
+    starts = [trained(tmp_path / p, *small(precision=p, max_steps=1)).probes[0] for p in ("float32", "float64")]
     torch.testing.assert_close(*(start.double() for start in starts), rtol=1e-5, atol=1e-6)
 
 

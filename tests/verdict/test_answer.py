@@ -3,7 +3,7 @@ import math
 import pytest
 
 from tests.helpers.runs import nudged, run
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.answer import answer
 from xent.verdict.grouping import grouped
 from xent.verdict.judging import judge

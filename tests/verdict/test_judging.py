@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.helpers.runs import nudged, run
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.floor import loss_gaps, output_gaps
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
@@ -15,7 +15,7 @@ def judged(*runs: Trace) -> Judgement:
     return found
 
 
-def test_the_gap_is_the_relative_distance_of_the_probe_logits() -> None:
+def test_the_gap_is_the_relative_distance_of_the_probes() -> None:
     assert output_gaps(run("scratch", shift=0.25), run("torch")) == {0: 0, 1: 0.25, 2: 0.25, 4: 0.25}
 
 
@@ -46,14 +46,14 @@ def test_beyond_the_limit_and_every_nudged_run_is_different() -> None:
 
 def test_the_step_at_which_the_gap_left_the_floor() -> None:
     candidate = run("scratch", shift=1e-14)
-    candidate.probe_logits[2] *= 1.1
-    candidate.probe_logits[4] *= 1.1
+    candidate.probes[2] *= 1.1
+    candidate.probes[4] *= 1.1
     assert judged(*nudged(1e-14, 1e-14), candidate).left_floor == 2
 
 
 def test_a_mistake_that_is_made_late_is_not_averaged_away() -> None:
     candidate = run("scratch", shift=1e-14, steps=128)
-    candidate.probe_logits[128] *= 1.1
+    candidate.probes[128] *= 1.1
     found = judged(*nudged(1e-14, 1e-14, steps=128), candidate)
     assert (found.verdict, found.left_floor) == (Verdict.DIFFERENT, 128)
     assert found.outputs.margin == pytest.approx(13 / math.sqrt(8), abs=0.1), "one of eight probe steps"
@@ -104,7 +104,7 @@ def test_a_candidate_that_breaks_in_float32_alone_is_different(
 ) -> None:
     candidate = run("scratch", shift=floor, precision="float32", steps=64)
     for step in steps:
-        candidate.probe_logits[step] *= 1 + broken
+        candidate.probes[step] *= 1 + broken
     coarse = [*nudged(floor, floor, precision="float32", steps=64), candidate]
     found = judge(pairs([*coarse, *nudged(1e-15, 1e-15), run("scratch", shift=1e-15)]))
     assert [each.verdict for each in found] == [Verdict.DIFFERENT, Verdict.SAME]
@@ -130,12 +130,12 @@ def test_a_loss_in_a_precision_of_its_own_does_not_explain_the_loss_that_is_in_t
 def test_values_of_a_loss_are_as_coarse_as_the_coarser_of_run_and_loss() -> None:
     """An equal value is a gap of a tenth of that, beside a floor that nudges made."""
 
-    def gap(precision: str, loss_precision: str) -> float:
+    def gap(precision: str, loss_precision: str, floor: float = 1e-5) -> float:
         settings = {"precision": precision, "loss_precision": loss_precision}
-        above = judged(*nudged(1e-5, 1e-5, **settings), run("scratch", shift=1e-3, loss_shift=0, **settings))
+        above = judged(*nudged(floor, floor, **settings), run("scratch", shift=1e-3, loss_shift=0, **settings))
         return above.losses.above[1]
 
-    assert gap("float64", "float64") == pytest.approx(-11.65, abs=0.1)
+    assert gap("float64", "float64", floor=1e-8) == pytest.approx(-8.65, abs=0.1)
     for precisions in (("float64", "float32"), ("float32", "float32"), ("float32", "float64")):
         assert gap(*precisions) == pytest.approx(-2.92, abs=0.1)
 
@@ -172,7 +172,7 @@ def test_equal_runs_are_bitwise_identical_and_one_bit_is_not() -> None:
     other.losses[1] = torch.nextafter(other.losses[1], torch.tensor(9.0).double())
     assert judged(run("torch"), other).verdict is Verdict.NO_FLOOR
     other = run("scratch")
-    other.probe_logits[2][3, 1] = torch.nextafter(other.probe_logits[2][3, 1], torch.tensor(9.0).double())
+    other.probes[2][3, 1] = torch.nextafter(other.probes[2][3, 1], torch.tensor(9.0).double())
     assert judged(run("torch"), other).verdict is Verdict.NO_FLOOR
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.helpers.runs import nudged, run
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
 from xent.verdict.matching import pairs
 
 
@@ -127,10 +127,21 @@ def test_a_lone_run_or_no_reference_is_nothing_to_compare() -> None:
         pairs([run("scratch"), run("article")])
 
 
-def test_runs_of_other_lengths_or_classes_are_refused() -> None:
-    with pytest.raises(BadInput, match="epochs=1: 4 steps, 3 classes and torch,epochs=2: 2 steps, 3 classes;"):
+def test_runs_of_other_lengths_or_outputs_are_refused() -> None:
+    of_both = r"epochs=1: 4 steps, outputs of shape \[4, 3\] and torch,epochs=2: 2 steps, outputs of shape \[4, 3\];"
+    with pytest.raises(BadInput, match=of_both):
         pairs([run("torch", epochs=2, steps=2), run("torch", epochs=1)], by="epochs", reference="2")
     wide = run("torch", data="wide")
-    wide.probe_logits = {step: torch.ones(4, 100) for step in wide.probe_logits}
-    with pytest.raises(BadInput, match="100 classes"):
+    wide.probes = {step: torch.ones(4, 100) for step in wide.probes}
+    with pytest.raises(BadInput, match=r"outputs of shape \[4, 100\]"):
         pairs([run("torch", data="narrow"), wide], by="data", reference="narrow")
+    other = run("torch", data="other")
+    other.probes[3] = other.probes.pop(2)
+    with pytest.raises(BadInput, match="looked at after the same"):
+        pairs([run("torch", data="narrow"), other], by="data", reference="narrow")
+
+
+def test_the_outputs_before_the_first_step_are_not_needed() -> None:
+    plain, other = run("torch"), run("scratch")
+    del other.probes[0]
+    assert len(pairs([plain, other])) == 1

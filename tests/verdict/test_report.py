@@ -8,8 +8,8 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from tests.helpers.runs import judged, nudged, run
 from xent.compare import compare
-from xent.runs import traces
-from xent.training.trace import Trace
+from xent.recording import trace_file
+from xent.recording.trace import Trace
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
 from xent.verdict.report import report
@@ -115,7 +115,7 @@ def test_candidates_are_named_by_all_that_differs(tmp_path: Path) -> None:
 def test_a_reference_run_that_matches_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, trace in {"a": run("torch"), "b": run("scratch"), "c": run("torch", seed=1)}.items():
         (tmp_path / name).mkdir()
-        traces.save(trace, tmp_path / name)
+        trace_file.save(trace, tmp_path / name)
     compare([tmp_path])
     assert capsys.readouterr().out.endswith("the reference of no other run, so not used: c\n")
 
@@ -138,7 +138,7 @@ def test_of_one_precision_it_says_that_another_would_tell_more(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reported(tmp_path, *nudged(1e-7, 1e-7, precision="float32"), run("scratch", 1e-4, precision="float32"))
-    line = "scratch: a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
+    line = "scratch: a mistake, or coarse rounding? the same with precision=float32,float64 tells"
     assert line in capsys.readouterr().out.splitlines()
 
 

@@ -7,12 +7,11 @@ from torch import nn
 from xent.cli.compose import Run
 from xent.cli.losses import build_loss
 from xent.cli.schema import Precision
+from xent.recording import Recorder, trace_file
+from xent.recording.errors import BadInput
 from xent.training.compilation import compile_ahead
 from xent.training.data import Split, batches
-from xent.training.errors import BadInput
 from xent.training.loop import Training
-from xent.training.nudge import nudge_weights
-from xent.training.trace import Trace
 from xent.training.validate_loss import in_working_type, trial_logits
 from xent.training.weights import draw_weights
 
@@ -49,7 +48,9 @@ def build(run: Run, train: Split) -> Training:
     loss = tried_loss(run, train.classes)
     draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
     model = model.to(run.dtype)
-    nudge_weights(model, config.nudge)
+    (run.folder / trace_file.FILE).unlink(missing_ok=True)  # of fewer epochs
+    recorder = Recorder(run.folder, steps=steps, settings=run.settings, nudge=config.nudge)
+    recorder.nudge(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)
     autocast = config.precision is Precision.bfloat16
@@ -57,7 +58,4 @@ def build(run: Run, train: Split) -> Training:
     if config.compile:
         first = next(batches(train, config.batch_size, config.seed, steps=1))
         print(f"compiled in {compile_ahead(model, loss, *first, autocast, run.loss_dtype):.1f} s")
-    trace = Trace(run.settings, losses=torch.full((steps,), torch.nan, dtype=run.dtype, device=run.device))
-    return Training(
-        model, loss, optimizer, trace, config.batch_size, config.seed, config.nudge, autocast, run.loss_dtype
-    )
+    return Training(model, loss, optimizer, recorder, config.batch_size, config.seed, autocast, run.loss_dtype)

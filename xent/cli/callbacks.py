@@ -12,14 +12,15 @@ from xent.cli.interrupt import interrupted_between_steps
 from xent.cli.losses import build_reference
 from xent.cli.progress import progress, sweep
 from xent.cli.schema import OnNonfinite
-from xent.runs import checkpoint, traces
-from xent.runs.event_file import EVENTS, RunLog
+from xent.recording.errors import Stopped
+from xent.recording.trace import learned
+from xent.recording.trace_file import EVENTS
+from xent.runs import checkpoint
+from xent.runs.event_file import RunLog
 from xent.runs.nonfinite import stop
 from xent.training.data import Split
-from xent.training.errors import Stopped
 from xent.training.loop import Callbacks, Step, Training
 from xent.training.parity import scalars
-from xent.training.trace import learned
 
 
 @contextmanager
@@ -31,11 +32,10 @@ def callbacks_of(
     Yields:
         what is called while it trains, and the newest value of every tag in TensorBoard.
     """
-    config, trace = run.config, training.trace
-    steps, steps_per_epoch = len(trace.losses), train.steps_per_epoch(config.batch_size)
+    config, trace, steps = run.config, training.recorder.trace, training.recorder.steps
+    steps_per_epoch = train.steps_per_epoch(config.batch_size)
     checkpoint_every = config.checkpoint_every or steps_per_epoch
     reference = build_reference(config.loss)
-    (run.folder / traces.FILE).unlink(missing_ok=True)  # of fewer epochs
     if saved is None:
         for left in run.folder.glob(f"{EVENTS}*"):  # by a run that was killed before its first checkpoint
             left.unlink()

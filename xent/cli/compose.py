@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from xent.cli.losses import OF_PYTORCH
 from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
 from xent.losses.impostors import MISTAKES
-from xent.training.device import machine, prepare
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
+from xent.recording.machine import machine
+from xent.training.device import prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 IMPOSTOR = "xent.losses.impostors.Impostor"

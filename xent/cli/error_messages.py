@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from xent.cli.compose import CONFIGS
+from xent.recording.errors import BadInput, Stopped
 from xent.runs import traces
 from xent.runs.checkpoint import how_to_resume
-from xent.training.errors import BadInput, Stopped
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 

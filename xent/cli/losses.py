@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from torch import nn
 
 from xent.losses.function import FunctionLoss
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
 
 OF_PYTORCH = inspect.signature(nn.CrossEntropyLoss).parameters
 

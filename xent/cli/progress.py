@@ -12,7 +12,7 @@ from rich.progress import Task as Line
 from rich.text import Text
 
 from xent.cli.compose import Run
-from xent.training.trace import Trace
+from xent.recording import Recorder
 
 Show = Callable[[int, dict[str, float]], None]
 
@@ -75,12 +75,13 @@ class StepsPerSecond(ProgressColumn):
         return Text(f"{task.speed:.0f} steps/s" if task.speed else "")
 
 
-def print_start(run: Run, trace: Trace) -> None:
+def print_start(run: Run, recorder: Recorder) -> None:
     """What a single run is, and from where it goes on; of a sweep its first line says that."""
     if not run.swept:
         what = " ".join(f"{key}={run.settings[key]}" for key in ("loss", "model", "data", "device"))
-        begins = f"going on after step {trace.step} of" if trace.step else "training for"
-        print(f"{what}: {begins} {len(trace.losses)} steps", flush=True)
+        made = recorder.trace.step
+        begins = f"going on after step {made} of" if made else "training for"
+        print(f"{what}: {begins} {recorder.steps} steps", flush=True)
 
 
 def print_result(run: Run, newest: dict[str, float], steps: int, seconds: float) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from xent.cli.compose import Run
-from xent.runs import checkpoint, traces
-from xent.training.errors import BadInput
+from xent.recording import trace_file
+from xent.recording.errors import BadInput
+from xent.runs import checkpoint
+from xent.runs.traces import SWEEP
 
 
 def resumed(arguments: list[str]) -> list[str]:
@@ -19,7 +21,7 @@ def resumed(arguments: list[str]) -> list[str]:
         return arguments
     given = [argument for argument in arguments if argument not in resume]
     folder = Path(resume[-1].removeprefix("resume="))
-    if {"-m", "--multirun"} & set(given) or (folder / traces.SWEEP).exists():
+    if {"-m", "--multirun"} & set(given) or (folder / SWEEP).exists():
         raise BadInput(f"resume={folder}: a sweep is finished by its own command with hydra.sweep.dir={folder}")
     saved = checkpoint.load(folder)
     if saved is None:
@@ -38,17 +40,19 @@ def checkpoint_of(run: Run) -> dict[str, Any] | None:
     saved = checkpoint.load(run.folder)
     if saved:
         checkpoint.check_same_run(saved, run.settings, run.folder)
-    elif (run.folder / traces.FILE).exists():
+    elif (run.folder / trace_file.FILE).exists():
         raise BadInput(
-            f"{run.folder} holds a {traces.FILE} and no {checkpoint.FILE} to go on from: give another folder"
+            f"{run.folder} holds a {trace_file.FILE} and no {checkpoint.FILE} to go on from: give another folder"
         )
     return saved
 
 
 def is_finished(run: Run, saved: dict[str, Any] | None) -> bool:
     """Whether the run came to its end, which is said then. A run of fewer epochs has not."""
-    if not saved or not (run.folder / traces.FILE).exists() or saved["settings"]["epochs"] != run.config.epochs:
+    if not saved or not (run.folder / trace_file.FILE).exists():
         return False
-    traces.load(run.folder)
-    print(f"{run.folder} is finished, after {len(saved['losses'])} steps")
+    if saved["recorder"]["settings"]["epochs"] != run.config.epochs:
+        return False
+    trace_file.load(run.folder)
+    print(f"{run.folder} is finished, after {len(saved['recorder']['losses'])} steps")
     return True

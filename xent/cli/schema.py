@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from xent.recording.errors import BadInput
 from xent.training.datasets import Data
-from xent.training.errors import BadInput
 
 GROUPS = ("loss", "model", "data", "optimizer")
 
@@ -102,16 +102,17 @@ def _at_least(least: int, key: str, value: int | None) -> None:
 
 def validated(cfg: DictConfig) -> Config:
     """The composed configuration as a `Config`. BadInput if a value is missing, out of its range, or no setting."""
+    nodes = {"": cfg, "model.": cfg.model, "data.": cfg.data, "optimizer.": cfg.optimizer}
+    for prefix, node in nodes.items():
+        schema: Any = OmegaConf.get_type(node)
+        known = [field.name for field in fields(schema)]
+        for key in node:
+            if key not in known:  # Hydra lets + add any
+                choices = ", ".join(prefix + name for name in known)
+                raise BadInput(f"{prefix}{key} is not a setting: expected one of {choices}")
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
         raise BadInput(f"{error.full_key} is not set: give it as {error.full_key}=...") from error
     assert isinstance(config, Config)
-    nodes: dict[str, Any] = {"": config, "model.": config.model, "data.": config.data, "optimizer.": config.optimizer}
-    for prefix, node in nodes.items():
-        known = [field.name for field in fields(node)]
-        for key in vars(node):
-            if key not in known:  # Hydra lets + add any
-                choices = ", ".join(prefix + name for name in known)
-                raise BadInput(f"{prefix}{key} is not a setting: expected one of {choices}")
     return config

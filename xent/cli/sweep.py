@@ -22,8 +22,8 @@ from xent.cli.build import tried_loss
 from xent.cli.compose import composed_run, searched_by_hydra
 from xent.cli.error_messages import errors_of_a_run
 from xent.cli.progress import sweep
+from xent.recording.errors import BadInput
 from xent.training.datasets import read
-from xent.training.errors import BadInput
 
 KEYS_OF_A_TRIAL = ("loss", "precision", "loss_precision", "device", "data")  # on which it depends whether it succeeds
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from xent.runs.files import write_whole
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
+from xent.recording.files import write_whole
+from xent.recording.trace import NO_EFFECT
 from xent.training.loop import Training
-from xent.training.trace import NO_EFFECT, is_probe_step
 
-VERSION = 2
+VERSION = 3
 FILE = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
-STATES = ("model", "loss", "optimizer")
+STATES = ("model", "loss", "optimizer", "recorder")
 
 
 def save(folder: Path, training: Training, overrides: list[str], log: dict[str, Any]) -> None:
@@ -28,15 +28,11 @@ def save(folder: Path, training: Training, overrides: list[str], log: dict[str, 
         overrides: the command line of the run.
         log: the position of its event file.
     """
-    trace = training.trace
+    device = next(training.model.parameters()).device
     content = {name: getattr(training, name).state_dict() for name in STATES} | {
         "version": VERSION,
         "overrides": overrides,
-        "settings": trace.settings,
-        "random": {device: _generator(device).get_state() for device in {"cpu", str(trace.losses.device)}},
-        "losses": trace.losses[: trace.step].clone(),  # a view would be saved with all that it is a view of
-        "probe_logits": trace.probe_logits,
-        "tests": trace.tests,
+        "random": {device: _generator(device).get_state() for device in {"cpu", str(device)}},
         "log": log,
     }
     whole = BytesIO()
@@ -57,7 +53,7 @@ def load(folder: Path) -> dict[str, Any] | None:
             continue
         for newer, fault in damaged.items():
             aside = newer.rename(newer.with_suffix(".damaged"))
-            step = len(saved["losses"])
+            step = len(saved["recorder"]["losses"])
             print(f"{fault}: it is now {aside.name}, going back to step {step}, {file.name}", file=sys.stderr)
         return saved
     if damaged:
@@ -83,7 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
     """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and more epochs."""
-    old = saved["settings"]
+    old = saved["recorder"]["settings"]
     changed = [
         f"{key}={old.get(key)}, not {settings.get(key)}"
         for key in old | settings
@@ -100,23 +96,19 @@ def restore(saved: dict[str, Any], training: Training) -> None:
 
     Of the generators of random numbers too, so do this last. BadInput if there are other parameters.
     """
+    settings, state = training.recorder.trace.settings, saved["recorder"]
+    before = state["settings"].get("epochs_before", [])
+    if state["settings"]["epochs"] != settings["epochs"]:
+        before = [*before, state["settings"]["epochs"]]
+    if before:  # the learning rate was another: no run of as many epochs from the start is matched with this one
+        settings["epochs_before"] = before
+    as_now = state | {"settings": settings, "steps": training.recorder.steps}  # whether it may be so was checked before
     for name in STATES:
         try:
-            getattr(training, name).load_state_dict(saved[name])
+            getattr(training, name).load_state_dict((saved | {"recorder": as_now})[name])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise BadInput(f"the {name} is not what it was when the run began ({reason})") from error
-    trace, device, steps = training.trace, training.trace.losses.device, len(training.trace.losses)
-    trace.step = len(saved["losses"])
-    trace.losses[: trace.step] = saved["losses"].to(device)
-    # without the last step of a shorter run, which is none to look at in a longer one
-    trace.probe_logits = {s: v.to(device) for s, v in saved["probe_logits"].items() if is_probe_step(s, steps)}
-    trace.tests = saved["tests"]
-    before = saved["settings"].get("epochs_before", [])
-    if saved["settings"]["epochs"] != trace.settings["epochs"]:
-        before = [*before, saved["settings"]["epochs"]]
-    if before:  # the learning rate was another: no run of as many epochs from the start is matched with this one
-        trace.settings["epochs_before"] = before
     for name, state in saved["random"].items():
         _generator(name).set_state(state)
 

@@ -12,10 +12,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams, text
 
-from xent.runs.files import cannot_write
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
+from xent.recording.files import cannot_write
+from xent.recording.trace_file import EVENTS
 
-EVENTS = "events.out."  # how the names of event files begin
 # TensorBoard shows files whose names hold the first. Nudged runs are a measure and no curves to look at, and of more
 # than 40 runs it would show none until a person ticks them.
 SHOWN, HIDDEN = "tfevents", "nudged"

@@ -1,70 +1,16 @@
-"""The traces of runs in their folders: files of arrays by name, in NumPy's format, which any program can read."""
+"""The traces of runs in folders: which there are, and how they are told apart."""
 
-import json
 import os
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote
-from zipfile import BadZipFile
 
-import numpy as np
-import torch
-
+from xent.recording.errors import BadInput
+from xent.recording.trace import Trace
+from xent.recording.trace_file import FILE, load
 from xent.runs import checkpoint
-from xent.runs.event_file import EVENTS
-from xent.runs.files import write_whole
-from xent.training.errors import BadInput
-from xent.training.trace import Trace
 
-VERSION = 4
-FILE = "trace.npz"
 SWEEP = "multirun.yaml"  # which Hydra leaves in the folder of a sweep
-
-
-def save(trace: Trace, folder: Path) -> None:
-    """Write `trace.npz` of a run that came to its end. Stopped if it cannot be written."""
-    arrays = {
-        "version": VERSION,
-        "settings": json.dumps(trace.settings),
-        "losses": trace.losses.cpu().double().numpy(),
-        "probe_steps": np.array(list(trace.probe_logits), dtype=np.int64),
-        "probe_logits": np.stack([logits.cpu().numpy() for logits in trace.probe_logits.values()]),
-        "test_steps": np.array(list(trace.tests), dtype=np.int64),
-        "tests": np.array(list(trace.tests.values()), dtype=np.float64),
-        "events": trace.events,
-    }
-    content = BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_whole(folder / FILE, content.getbuffer())
-
-
-def load(folder: Path) -> Trace:
-    """A run's trace. BadInput if there is none, or it cannot be read, or is of another version or another run."""
-    file = folder / FILE
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            version = int(arrays["version"])
-            if version != VERSION:
-                raise BadInput(f"{file} is of version {version}, this xent reads {VERSION}: train the run again")
-            trace = Trace(
-                settings=json.loads(str(arrays["settings"])),
-                losses=torch.from_numpy(arrays["losses"]),
-                step=len(arrays["losses"]),
-                probe_logits=dict(zip(arrays["probe_steps"].tolist(), torch.from_numpy(arrays["probe_logits"]))),
-                tests=dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist()))),
-                events=str(arrays["events"]),
-                folder=folder.resolve(),
-                name=folder.resolve().name,
-            )
-    except FileNotFoundError as error:
-        raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise BadInput(f"{file} cannot be read ({error}): train the run again") from error
-    others = [file.name for file in folder.glob(f"{EVENTS}*")]
-    if others and trace.events not in others:
-        raise BadInput(f"{file} is of another run than {others[0]} beside it: train the run again")
-    return trace
 
 
 def load_runs(folders: Iterable[Path]) -> list[Trace]:

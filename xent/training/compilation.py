@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
 
 
 def compile_ahead(

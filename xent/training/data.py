@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xent.training.nudge import nudged_order
-
 
 @dataclass(frozen=True)
 class Split:
@@ -49,26 +47,22 @@ class Split:
         return images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
 
-def batches(
-    split: Split, batch_size: int, seed: int, steps: int, start: int = 0, nudge: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(split: Split, batch_size: int, seed: int, steps: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a training of `steps` steps, after the first `start`: images and labels.
 
     In each epoch every image comes once, in an order drawn anew. What does not fill a last batch is left out.
 
-    The draws of an epoch, its order, crops and flips, depend on `seed` and the number of the epoch alone; `nudge` puts
-    the images of each batch, cropped and flipped as they are, in another order. All of it is drawn on the CPU and moved
-    to the device once an epoch.
+    The draws of an epoch, its order, crops and flips, depend on `seed` and the number of the epoch alone. They are
+    drawn on the CPU and moved to the device once an epoch.
     """
     per_epoch = split.steps_per_epoch(batch_size)
     for epoch in range(start // per_epoch, -(-steps // per_epoch)):
         generator = np.random.default_rng((seed, epoch))
-        places = nudged_order(len(split), batch_size, nudge, epoch)
-        order = _to(split, generator.permutation(len(split))[places])
+        order = _to(split, generator.permutation(len(split)))
         augmented = split.crop_padding > 0 or split.flip
         if augmented:
-            corner = _to(split, generator.integers(0, 2 * split.crop_padding + 1, (len(split), 2))[places])
-            flipped = _to(split, (generator.random(len(split)) < 0.5 * split.flip)[places])
+            corner = _to(split, generator.integers(0, 2 * split.crop_padding + 1, (len(split), 2)))
+            flipped = _to(split, generator.random(len(split)) < 0.5 * split.flip)
         for step in range(max(epoch * per_epoch, start), min((epoch + 1) * per_epoch, steps)):
             position = slice(step % per_epoch * batch_size, (step % per_epoch + 1) * batch_size)
             chosen = order[position]

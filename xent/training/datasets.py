@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.datasets.utils import calculate_md5
 
+from xent.recording.errors import BadInput
 from xent.training.data import Split
-from xent.training.errors import BadInput
 
 NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
 

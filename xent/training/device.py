@@ -1,12 +1,10 @@
 """The device a run trains on, set up to repeat itself."""
 
 import os
-import platform
-from pathlib import Path
 
 import torch
 
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
 
 
 def prepare(name: str) -> torch.device:
@@ -40,21 +38,3 @@ def prepare(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
-
-
-def machine(device: torch.device) -> dict[str, str | int]:
-    """What else the last bits of a run depend on: the processor, its instructions and threads, and PyTorch."""
-    on_gpu = device.type == "cuda"
-    return {
-        "machine.processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "machine.instructions": "" if on_gpu else torch.backends.cpu.get_cpu_capability(),
-        "machine.threads": 0 if on_gpu else torch.get_num_threads(),
-        "machine.torch": str(torch.__version__),
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # elsewhere than on Linux, Python knows
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

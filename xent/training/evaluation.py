@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from xent.recording.recorder import evaluating
 from xent.training.data import Split
 
 PROBE = 256  # the first images of the test set, on which runs are compared
@@ -23,10 +24,7 @@ def evaluate(model: nn.Module, split: Split, autocast: bool = False) -> tuple[fl
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, count: int, autocast: bool = False) -> Tensor:
     """The logits `[count, classes]` of the first `count` images, in evaluation mode."""
-    training = model.training
-    model.eval()
     eager = torch.compiler.set_stance("force_eager")  # a compiled model would be compiled anew for evaluation
-    with eager, torch.autocast(split.labels.device.type, torch.bfloat16, enabled=autocast):
+    with evaluating(model), eager, torch.autocast(split.labels.device.type, torch.bfloat16, enabled=autocast):
         logits = [model(split.normalised(images)) for images in torch.split(split.images[:count], CHUNK)]
-    model.train(training)
     return torch.cat(logits).to(split.mean.dtype)

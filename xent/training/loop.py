@@ -8,24 +8,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from xent.recording import Recorder
 from xent.training.data import Split, batches
 from xent.training.evaluation import PROBE, evaluate, predict
 from xent.training.loss_precision import given_to_loss
 from xent.training.schedule import one_cycle
-from xent.training.trace import Trace, is_probe_step
 
 
 @dataclass
 class Training:
-    """A training, at the step of its trace. The learning rate and the order of the data follow from that step."""
+    """A training, at the step of its recorder. The learning rate and the order of the data follow from that step."""
 
     model: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]  # (logits [batch, classes], target [batch]) -> scalar
     optimizer: torch.optim.Optimizer
-    trace: Trace  # with room for as many losses as there are steps to make
+    recorder: Recorder  # for as many steps as there are to make
     batch_size: int
     seed: int  # draws the order of the data and its augmentation
-    nudge: int = 0  # draws another order of the images within each batch
     autocast: bool = False  # compute logits and loss under bfloat16 autocast
     loss_dtype: torch.dtype | None = None  # of the logits that the loss gets, if it is not that of the model's
 
@@ -63,23 +62,28 @@ NO_CALLBACKS = Callbacks()
 
 
 def fit(training: Training, train: Split, test: Split, log_every: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
-    """Train from the step that `training` is at to the last, and record losses, probe logits and tests in its trace.
+    """Train from the step that `training` is at to the last, and record losses, probe and tests.
 
-    The host waits for the device only to log, every `log_every` steps, and to evaluate, after each epoch.
+    The host waits for the device only to log, every `log_every` steps, at probe steps and to evaluate, after each
+    epoch.
     """
-    model, optimizer, trace = training.model, training.optimizer, training.trace
-    device, start, steps = train.labels.device, trace.step, len(trace.losses)
+    model, optimizer, recorder = training.model, training.optimizer, training.recorder
+    device, start, steps, trace = train.labels.device, recorder.trace.step, recorder.steps, recorder.trace
     schedule = one_cycle(optimizer, steps, start)
+
+    def probe() -> Tensor:
+        return predict(model, test, PROBE, training.autocast)
+
     if start == 0:
-        _record(training, train, test)
+        recorder.begin(probe)
     model.train()
-    following = batches(train, training.batch_size, training.seed, steps, start, training.nudge)
-    for number, (images, target) in enumerate(following, start + 1):
+    for number, batch in enumerate(batches(train, training.batch_size, training.seed, steps, start), start + 1):
+        images, target = recorder.reorder(*batch)
         logged = number % log_every == 0 or number == steps
         with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
             logits = model(images)
             if training.loss_dtype:
-                logits = given_to_loss(logits, training.loss_dtype, training.nudge, number)
+                logits = given_to_loss(logits, training.loss_dtype, trace.settings["nudge"], number)
             given = (logits.clone(), target.clone()) if logged else (logits, target)  # some losses write over them
             loss = training.loss(*given)
         step = Step(number, target, logits, loss, schedule.get_last_lr()[0])
@@ -87,30 +91,15 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
             logits.retain_grad()
         optimizer.zero_grad()
         loss.backward()
-        trace.losses[number - 1] = loss.detach()
         if callbacks.on_nonfinite and (logged or device.type == "cpu"):
-            new = 1 if device.type == "cpu" else log_every
-            if not _finite(trace.losses[max(start, number - new) : number]):
+            before = trace.losses[max(start, number - log_every) : number - 1]
+            if not isfinite(loss.item()) or (device.type != "cpu" and not before.isfinite().all()):
                 callbacks.on_nonfinite(step)
         optimizer.step()
         schedule.step()
-        trace.step = number
+        recorder.step(loss, probe)
         if logged:
             callbacks.log(step)
-        _record(training, train, test)
+        if number % train.steps_per_epoch(training.batch_size) == 0 or number == steps:
+            recorder.test(*evaluate(model, test, training.autocast))
         callbacks.after_step()
-
-
-def _finite(losses: Tensor) -> bool:
-    """Whether all are finite numbers; of one, which is on the CPU, told without the tensors that cost 15 us there."""
-    return isfinite(losses.item()) if len(losses) == 1 else bool(losses.isfinite().all())
-
-
-def _record(training: Training, train: Split, test: Split) -> None:
-    """Probe logits and test results, where they are due after a step."""
-    model, trace, autocast = training.model, training.trace, training.autocast
-    if is_probe_step(trace.step, len(trace.losses)):
-        trace.probe_logits[trace.step] = predict(model, test, PROBE, autocast)
-    end_of_epoch = trace.step > 0 and trace.step % train.steps_per_epoch(training.batch_size) == 0
-    if end_of_epoch or trace.step == len(trace.losses):
-        trace.tests[trace.step] = evaluate(model, test, autocast)

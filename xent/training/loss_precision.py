@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xent.training.nudge import neighbours
+from xent.recording.nudge import neighbours
 
 
 def given_to_loss(logits: Tensor, dtype: torch.dtype, nudge: int, step: int) -> Tensor:

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from xent.training.errors import BadInput
+from xent.recording.errors import BadInput
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 SCALE = 8.0  # a power of two, by which a gradient is multiplied without rounding

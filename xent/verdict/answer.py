@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.grouping import Group
 from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
 

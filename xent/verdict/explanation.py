@@ -12,9 +12,6 @@ HEADLINES = {
     Verdict.DIFFERENT: "training is different from training with the reference",
     Verdict.OTHER_VALUES: "the loss has other values, though training is the same as with the reference",
 }
-NOTHING_PROVED = (
-    "nothing was proved: {}\n  try fewer classes, fewer ignored targets, or weights that are closer to each other"
-)
 
 
 class Evidence(NamedTuple):
@@ -27,25 +24,53 @@ class Evidence(NamedTuple):
     expected_gradient: Tensor
 
 
-def explanation(judgement: Judgement, evidence: Evidence | None, dtype: torch.dtype) -> str:
-    """What a person reads of a judgement that is not the same."""
-    if evidence is None:
-        return NOTHING_PROVED.format(judgement.verdict)
-    different = judgement.verdict is Verdict.DIFFERENT
-    found = judgement.outputs if different else judgement.losses
-    errors = (evidence.gradient - evidence.expected_gradient).abs().nan_to_num(torch.inf)
-    place = tuple(int(i) for i in torch.unravel_index(errors.argmax(), errors.shape))
+def explanation(
+    judgement: Judgement, advice: str, evidence: Evidence | None = None, dtype: torch.dtype = torch.float64
+) -> str:
+    """What a person reads of a judgement that is not the same.
+
+    Args:
+        advice: what to try if it proves nothing.
+        evidence: of two losses, and the type of the logits that they get.
+    """
+    if judgement.left_floor is None:
+        return f"nothing was proved: {judgement.verdict}\n  try {advice}"
+    found = judgement.outputs if judgement.verdict is Verdict.DIFFERENT else judgement.losses
     rows = [
         ("decades above the floor", f"{found.margin:.1f}, where {judgement.limit:.1f} are rounding"),
         ("left the floor at step", str(judgement.left_floor)),
+        *(_of_losses(evidence) if evidence else _of_trainings(judgement, judgement.left_floor)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [HEADLINES[judgement.verdict], *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    hints = _hints(evidence, dtype) if evidence else _hints_of_trainings(judgement)
+    return "\n".join(lines + [f"  {hint}" for hint in hints])
+
+
+def _of_losses(evidence: Evidence) -> list[tuple[str, str]]:
+    errors = (evidence.gradient - evidence.expected_gradient).abs().nan_to_num(torch.inf)
+    place = tuple(int(i) for i in torch.unravel_index(errors.argmax(), errors.shape))
+    return [
         (f"loss at step {evidence.step}", f"{evidence.value:.17g}"),
         ("expected", f"{evidence.expected_value:.17g}"),
         (f"gradient of logit {list(place)}", f"{evidence.gradient[place]:.17g}"),
         ("expected", f"{evidence.expected_gradient[place]:.17g}"),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines = [HEADLINES[judgement.verdict], *(f"  {name:<{width}}  {value}" for name, value in rows)]
-    return "\n".join(lines + [f"  {hint}" for hint in _hints(evidence, dtype)])
+
+
+def _of_trainings(judgement: Judgement, step: int) -> list[tuple[str, str]]:
+    pair = judgement.pairs[0]
+    return [
+        (f"loss at step {step}", f"{pair.candidate.losses[step - 1]:.17g}"),
+        ("expected", f"{pair.reference.losses[step - 1]:.17g}"),
+        ("distance of the outputs there", f"{judgement.outputs.gap[step]:.1e}"),
+        ("of those of nudged references", f"{judgement.outputs.floor[step]:.1e}"),
+    ]
+
+
+def _hints_of_trainings(judgement: Judgement) -> list[str]:
+    other = judgement.given_otherwise
+    return [f"it was given {other} than the reference: draw weights and batches from the seed"] if other else []
 
 
 def _hints(evidence: Evidence, dtype: torch.dtype) -> list[str]:

@@ -1,9 +1,9 @@
 """verdict.json: a comparison for programs, in the words of the report."""
 
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.grouping import Group
 from xent.verdict.judging import Judgement, Verdict
 
@@ -57,7 +57,7 @@ def _figures(judgement: Judgement) -> dict[str, Any]:
 
 
 def _run(trace: Trace) -> dict[str, Any]:
-    loss, accuracy = trace.tests[trace.step]
+    loss, accuracy = trace.tests.get(trace.step, (nan, nan))
     of_a_run = {key: trace.settings[key] for key in OF_A_RUN if key in trace.settings}
     return {"run": trace.name, **of_a_run, "test loss": _number(loss), "test accuracy": _number(accuracy)}
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.matching import Pair, without
 
 EARLY = (1, 2, 4)  # the probe steps at which rounding is not yet amplified, even in float32
@@ -47,13 +47,21 @@ class Drift:
 
 
 def output_gaps(candidate: Trace, reference: Trace) -> Gaps:
-    """`||Z_a - Z_b|| / ||Z_b||` of the probe logits `Z` at every probe step."""
-    return {step: _distance(candidate.probe_logits[step], z) for step, z in reference.probe_logits.items()}
+    """`||Z_a - Z_b|| / ||Z_b||` of the outputs `Z` at every probe step; at 0 if both recorded that."""
+    both = [step for step in reference.probes if step in candidate.probes]
+    return {step: _distance(candidate.probes[step], reference.probes[step]) for step in both}
+
+
+def bitwise_identical(a: Trace, b: Trace) -> bool:
+    """Whether every training loss and every output that both recorded is equal."""
+    return torch.equal(a.losses, b.losses) and all(
+        torch.equal(a.probes[step], b.probes[step]) for step in a.probes.keys() & b.probes.keys()
+    )
 
 
 def loss_gaps(candidate: Trace, reference: Trace) -> Gaps:
     """The same of the training losses of the steps from one probe step to the next, which stand for the latter."""
-    ends = [step for step in reference.probe_logits if step > 0]
+    ends = [step for step in reference.probes if step > 0]
     spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
     return {span.stop: _distance(candidate.losses[span], reference.losses[span]) for span in spans}
 
@@ -84,7 +92,7 @@ def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps], dtype: torch.
         return dict(zip(steps, values.tolist()))
 
     drifts = np.array([decades(each) for each in found])  # [runs, steps]
-    gap = {step: float(np.mean([each[step] for each in found])) for step in found[0] if step == 0}
+    gap = {0: float(np.mean([each[0] for each in found]))} if all(0 in each for each in found) else {}
     gap |= {
         step: value * any(each[step] != 0 for each in found) for step, value in by_step(10 ** drifts.mean(0)).items()
     }

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.judging import Judgement, has_own_loss_precision
 from xent.verdict.matching import Pair, without
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from xent.training.trace import Trace, learned
-from xent.verdict.floor import Drift, drift, loss_gaps, output_gaps
-from xent.verdict.matching import Pair, without
+from xent.recording.trace import learned
+from xent.verdict.floor import Drift, bitwise_identical, drift, loss_gaps, output_gaps
+from xent.verdict.matching import Pair, given_otherwise, without
+from xent.verdict.nudged import check_nudged
 
 # Decades above the floor that rounding does not explain over one seed; over n, a mean, the square root of n less.
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
@@ -34,7 +35,7 @@ class Judgement:
     Attributes:
         settings: what the candidate's runs share.
         pairs: the runs, each beside its reference.
-        outputs: the drift of the probe logits: of what was learned.
+        outputs: the drift of the probe's outputs: of what was learned.
         losses: the drift of the training losses: of what the loss says of it.
         limit: decades above the floor that rounding explains, over so many seeds.
         other_precision: the judgement of the same candidate in the other of float32 and float64.
@@ -75,6 +76,12 @@ class Judgement:
         noise = found.noise_above
         left = [step for step, above in found.above.items() if above > max(self.limit, noise[step])]
         return left[0] if left else max(found.above, key=lambda step: found.above[step])
+
+    @property
+    def given_otherwise(self) -> str:
+        """What a run was given otherwise than its reference, such as batches; empty where all was the same."""
+        others = (given_otherwise(pair.candidate, pair.reference) for pair in self.pairs)
+        return next(filter(None, others), "")
 
     @property
     def coarseness(self) -> float:
@@ -139,9 +146,11 @@ def has_own_loss_precision(settings: dict[str, Any]) -> bool:
 def _judgement(pairs: list[Pair]) -> Judgement:
     settings = {key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")}
     seeds = len({without(pair.unnudged, "nudge") for pair in pairs})
-    of_outputs = pairs[0].reference.probe_logits[0].dtype
+    of_outputs = pairs[0].reference.first_outputs.dtype
     of_losses = getattr(torch, str(settings["loss_precision"])) if has_own_loss_precision(settings) else of_outputs
     coarser = max(of_outputs, of_losses, key=lambda dtype: torch.finfo(dtype).eps)
+    for pair in pairs:
+        check_nudged(pair, coarser)
     outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, coarser)
     return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
 
@@ -153,12 +162,8 @@ def _but_precision(judgement: Judgement) -> str:
 def _broke(pair: Pair, what: str) -> bool:
     """Whether the candidate has a number that is none where the reference has one."""
     runs = pair.candidate, pair.reference
-    values = [run.losses if what == "losses" else torch.stack([*run.probe_logits.values()]) for run in runs]
-    return bool((values[1].isfinite() & ~values[0].isfinite()).any())
-
-
-def bitwise_identical(a: Trace, b: Trace) -> bool:
-    """Whether every training loss and every probe logit is equal."""
-    return torch.equal(a.losses, b.losses) and all(
-        torch.equal(logits, b.probe_logits[step]) for step, logits in a.probe_logits.items()
+    ours, theirs = (
+        run.losses if what == "losses" else torch.stack([outputs for step, outputs in run.probes.items() if step > 0])
+        for run in runs
     )
+    return bool((theirs.isfinite() & ~ours.isfinite()).any())

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from xent.training.errors import BadInput
-from xent.training.trace import NO_EFFECT, Trace
+from xent.recording.errors import BadInput
+from xent.recording.given import alike
+from xent.recording.trace import NO_EFFECT, Trace
 
 DEFAULT_REFERENCE = {"loss": "torch"}
 COMES_WITH = {"device": "machine", "machine.processor": "machine.instructions", "precision": "loss_precision"}
@@ -43,7 +44,7 @@ def pairs(traces: list[Trace], by: str = "loss", reference: str | None = None) -
         if partner is None:
             raise BadInput(_why_not_matched(trace, references, by))
         if trace is not partner:
-            _check_same_steps(trace, partner)
+            check_same_probes(trace, partner)
             unnudged, *nudged = _nudges(partner, references, by)
             found.append(Pair(trace, partner, unnudged, nudged))
     if not found:
@@ -117,9 +118,22 @@ def _why_not_matched(trace: Trace, references: list[Trace], by: str) -> str:
     )
 
 
-def _check_same_steps(trace: Trace, reference: Trace) -> None:
-    """Refuse runs whose probe logits do not stand beside each other."""
-    both = trace, reference
-    if len({(each.step, each.probe_logits[0].shape) for each in both}) > 1:
-        made = " and ".join(f"{each.name}: {each.step} steps, {each.probe_logits[0].shape[1]} classes" for each in both)
-        raise BadInput(f"{made}; expected runs of as many steps and classes")
+def check_same_probes(trace: Trace, reference: Trace) -> None:
+    """BadInput if the outputs of two runs do not stand beside each other."""
+    steps, shapes = zip(*((_probe_steps(each), list(each.first_outputs.shape)) for each in (trace, reference)))
+    if steps[0] != steps[1] or shapes[0] != shapes[1]:
+        named = zip((trace, reference), shapes)
+        made = " and ".join(f"{each.name}: {each.step} steps, outputs of shape {shape}" for each, shape in named)
+        raise BadInput(f"{made}; expected runs of as many steps, looked at after the same, and of one shape")
+
+
+def _probe_steps(trace: Trace) -> list[int]:
+    return [trace.step, *(step for step in trace.probes if step > 0)]
+
+
+def given_otherwise(trace: Trace, reference: Trace) -> str:
+    """What two runs were given that ought to be the same and is not, as far as both recorded it: the first of it."""
+    for name, moments in trace.given.items():
+        if name in reference.given and not alike(moments, reference.given[name]):
+            return "other first weights" if name == "first weights" else f"another {name.replace(' ', ' at step ')}"
+    return ""

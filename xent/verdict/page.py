@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from subprocess import CalledProcessError
 
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.grouping import Group
 from xent.verdict.tables import as_markdown, detail_rows, gap_rows, verdict_rows
 
@@ -14,17 +14,21 @@ RULE = """
 ## How it is judged
 
 Every run is trained beside a reference run that differs in nothing but what is compared. The *gap* is the distance of
-its logits of 256 test images, the probe, from the reference's, over the length of those: a geometric mean over seeds.
-The *floor* is the gap of the reference to itself, nudged: every first weight moved by one unit in the last place, the
-images of every batch in another order. So far apart are correct runs, by rounding alone.
+its outputs on the probe, inputs that stay the same, from the reference's, over the length of those: a geometric mean
+over seeds. (xent's own trainings are probed with 256 test images.) The *floor* is the gap of the reference to itself,
+nudged: every first weight moved by one unit in the last place, the samples of every batch in another order. So far
+apart are correct runs, by rounding alone.
 
 - decades above floor: powers of ten between gap and floor, the mean over seeds and steps, or over steps that stand out
 - limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches
 - nudged runs reach: the most decades that one nudge of the reference is above the other nudges
 - left floor at step: the first at which the gap of a run that is not the same is above all of those
-- losses above floor: the same for the training losses in place of the logits
+- losses above floor: the same for the training losses in place of the outputs
 - losses differ by: the most that any one training loss differs from the reference's, of all steps and runs
 """
+
+
+SAID = ("nudge", "seed", "precision", "device")  # below
 
 
 def page(groups: list[Group], by: str, answer: str, remarks: list[str], command: str) -> str:
@@ -60,11 +64,13 @@ def _what_was_run(groups: list[Group]) -> list[list[str]]:
         )
         return ", ".join(sorted(value for value in found if value))
 
+    settings = traces[0].settings
+    ours = {"data": values("data"), "model": values("model", "model.width")}
+    theirs = {key: values(key) for key in settings if "." not in key and key not in (*ours, *SAID)}
     rows = {
         "date": date.today().isoformat(),
         "xent": _version(),
-        "data": values("data"),
-        "model": values("model", "model.width"),
+        **(ours if ours["data"] else theirs),
         "precision": values("precision"),
         "steps": ", ".join(sorted({str(trace.step) for trace in traces})),
         "seeds": values("seed"),

@@ -12,7 +12,7 @@ from xent.verdict.judging import Judgement
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*PX"
 FEW = 8  # candidates whose names have room inside the axes
-HIGHEST = 1e3  # gap or loss that is drawn: what is further away is as wrong
+HIGHEST = 1e3  # gap that is drawn, and loss over the reference's largest: what is further away is as wrong
 
 
 def draw(groups: list[Group]) -> Figure:
@@ -40,11 +40,14 @@ def draw(groups: list[Group]) -> Figure:
 def _draw_losses(axes: Axes, group: Group) -> None:
     reference, *precision = group.name.split(", ")
     steps = range(1, len(group.reference.losses) + 1)
+    highest = HIGHEST * float(group.reference.losses.abs().nan_to_num().max())
     axes.plot(steps, group.reference.losses, color="0.75", linewidth=4, label=f"{reference}, the reference")
     for (name, judgement), colour, style in zip(_shown(group), _colours(group), cycle(LINES)):
-        curve = judgement.pairs[0].candidate.losses.clamp(max=HIGHEST)
+        curve = judgement.pairs[0].candidate.losses.clamp(max=highest)
         axes.plot(steps, curve, color=colour, linewidth=0.8, linestyle=style, label=name)
-    axes.set(title=", ".join(precision) or group.name, ylabel="training loss", yscale="log")
+    axes.set(title=", ".join(precision) or group.name, ylabel="training loss")
+    if bool((group.reference.losses > 0).all()):
+        axes.set_yscale("log")
 
 
 def _draw_gaps(axes: Axes, group: Group) -> None:

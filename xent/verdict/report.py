@@ -41,7 +41,8 @@ def report(judgements: list[Judgement], folder: Path, by: str = "loss", command:
         print_folded(line)
     print(f"Report: {os.path.relpath(folder / 'report.md')}")
     print(f"Picture: {os.path.relpath(folder / PICTURE)}")
-    print("In a browser: make tensorboard")
+    ours = folder.resolve().is_relative_to(Path("outputs").resolve())
+    print(f"In a browser: {'make tensorboard' if ours else f'tensorboard --logdir {os.path.relpath(folder.parent)}'}")
 
 
 def remarks(groups: list[Group], by: str) -> list[str]:
@@ -62,8 +63,13 @@ def remarks(groups: list[Group], by: str) -> list[str]:
     different = [name for name, judgement in as_given.items() if judgement.verdict is Verdict.DIFFERENT]
     precisions = {judgement.settings.get("precision") for judgement in as_given.values()}
     if different and by != "precision" and precisions in ({"float32"}, {"float64"}):
-        tells = "a mistake, or coarse rounding? the same command with precision=float32,float64 tells"
+        tells = "a mistake, or coarse rounding? the same with precision=float32,float64 tells"
         lines.append(f"{', '.join(different)}: {tells}")
+    lines += [
+        f"{name} was given {named[name].given_otherwise} than its reference: draw weights and batches from the seed"
+        for name in different
+        if named[name].given_otherwise
+    ]
     return lines + [
         f"{name} seems to compute in float32: judge it with precision=float64 loss_precision=float32"
         for name in different

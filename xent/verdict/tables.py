@@ -1,13 +1,14 @@
 """The tables of a comparison, for a page and for the terminal."""
 
 import sys
+from math import isnan, nan
 from statistics import mean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from xent.training.trace import Trace
+from xent.recording.trace import Trace
 from xent.verdict.grouping import Group
 from xent.verdict.judging import Judgement, Verdict
 
@@ -36,6 +37,8 @@ def detail_rows(groups: list[Group]) -> Rows:
             of_losses = "" if judgement.losses.margin is None or identical else f"{judgement.losses.margin:+.2f}"
             difference = f"{judgement.largest_loss_difference:.1e}"
             rows.append([name, noise, left, of_losses, difference, *_final([p.candidate for p in judgement.pairs])])
+    while not any(last for *_, last in rows[1:]):
+        rows = [row[:-1] for row in rows]  # nobody evaluated
     return rows
 
 
@@ -57,9 +60,9 @@ def gap_rows(groups: list[Group]) -> Rows:
 
 
 def _final(traces: list[Trace]) -> list[str]:
-    """Test loss and accuracy at the end, the mean over runs."""
-    loss, accuracy = (mean(values) for values in zip(*(trace.tests[trace.step] for trace in traces)))
-    return [f"{loss:.4f}", f"{accuracy:.2%}"]
+    """Test loss and accuracy at the end, the mean over runs; nothing of what was not recorded."""
+    loss, accuracy = (mean(values) for values in zip(*(trace.tests.get(trace.step, (nan, nan)) for trace in traces)))
+    return ["" if isnan(loss) else f"{loss:.4f}", "" if isnan(accuracy) else f"{accuracy:.2%}"]
 
 
 def as_markdown(title: str, rows: Rows) -> str:

@@ -1,4 +1,4 @@
-"""The record of a run: what training writes and comparison reads."""
+"""The trace of a training: what is recorded of it, and comparison reads."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +11,16 @@ NO_EFFECT = ("log_every", "checkpoint_every", "on_nonfinite", "data.root")  # se
 
 @dataclass
 class Trace:
-    """What a run leaves for comparison. While it trains, tensors stay on its device; once loaded, they are on the CPU.
+    """What a run leaves for comparison.
 
     Attributes:
         settings: every setting of the run by its dotted name, as JSON values.
-        losses: the training loss of every step, `[steps]`; step `i`, counted from 1, stands at `i - 1`.
+        losses: the training loss of every step, `[steps]`; step `i`, counted from 1, stands at `i - 1`. While the run
+            trains, they are on its device.
         step: how many steps were made; fewer than there are losses while the run trains.
-        probe_logits: the logits of the probe, `[256, classes]`, in evaluation mode, after so many steps.
-        tests: loss and accuracy on the test set, after so many steps.
+        probes: the outputs of the probe, of any one shape, after so many steps; on the CPU.
+        tests: loss and accuracy on data that it is not trained on, after so many steps.
+        given: sum and norm of the first weights, and of batches: matched runs were given the same.
         events: the name of the run's event file.
         folder: where it was loaded from.
         name: of the run among those it is compared with.
@@ -27,11 +29,17 @@ class Trace:
     settings: dict[str, Any]
     losses: Tensor
     step: int = 0
-    probe_logits: dict[int, Tensor] = field(default_factory=dict)
+    probes: dict[int, Tensor] = field(default_factory=dict)
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
+    given: dict[str, tuple[float, float]] = field(default_factory=dict)
     events: str = ""
     folder: Path = Path()
     name: str = ""
+
+    @property
+    def first_outputs(self) -> Tensor:
+        """Those of the first probe, of the shape and type of all."""
+        return next(iter(self.probes.values()))
 
 
 def is_probe_step(step: int, steps: int) -> bool:

@@ -1,15 +1,11 @@
-"""Files that are whole at every moment, and folders that one process writes at a time."""
+"""Files that are whole at every moment."""
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from xent.training.errors import BadInput, Stopped
+from xent.recording.errors import Stopped
 
 
 def write_whole(file: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
@@ -38,23 +34,3 @@ def cannot_write(file: Path, error: OSError, size: int) -> Stopped:
         return Stopped(says)
     needed, free = (f"{count / 1e6:,.1f} MB" for count in (size, shutil.disk_usage(file.parent).free))
     return Stopped(f"{says}: it needs {needed}, and {free} are free there; make room")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into a folder. The lock ends with the process, however that ends.
-
-    The folder is made, and taken back if nothing was written there. BadInput if another process trains there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BadInput(f"another process trains in {folder}: wait for it, or give another folder") from error
-    try:
-        yield
-    finally:
-        if [path.name for path in folder.iterdir()] == [".lock"]:
-            shutil.rmtree(folder)
-        lock.release()

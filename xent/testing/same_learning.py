@@ -1,30 +1,27 @@
-"""The proof as one line in anyone's test suite: `assert_same_learning(MyLoss())`."""
+"""The proof of a loss of one's own, on a task that is made here: `assert_same_learning(MyLoss())`."""
 
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from math import isclose, isfinite
 
 import torch
 from torch import Tensor, nn
 
+from xent.recording import Recorder
+from xent.recording.errors import BadInput
+from xent.testing.same_training import SAME, SEEDS_AND_NUDGES, SEEDS_AND_NUDGES_IF_COARSER, judge_training
 from xent.training.data import Split, batches
-from xent.training.errors import BadInput
 from xent.training.loop import NO_CALLBACKS, Callbacks, Training, fit
-from xent.training.nudge import nudge_weights
 from xent.training.task import STEPS, Task
-from xent.training.trace import Trace
 from xent.training.validate_loss import Loss, in_working_type, trial_logits, validate_loss
 from xent.verdict.explanation import Evidence, explanation
-from xent.verdict.judging import Judgement, Verdict, judge
-from xent.verdict.matching import Pair
+from xent.verdict.judging import Judgement
 
-SEEDS_AND_NUDGES = (1, 4)
-# A half type rounds so coarsely that over one seed half a loss would pass: the limit is 2 decades over their root.
-SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION = (4, 2)
 STEP_LENGTH = 0.03  # of a step of gradient descent at the peak of the schedule, before momentum
+ADVICE = "fewer classes, fewer ignored targets, or weights that are closer to each other"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 
 
 def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a caller writes them
@@ -81,7 +78,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     judgement = _judged(*losses, task, dtype)
     if judgement.verdict not in SAME:
         evidence = _evidence(*losses, task, dtype, judgement.left_floor) if judgement.left_floor else None
-        raise AssertionError(explanation(judgement, evidence, dtype))
+        raise AssertionError(explanation(judgement, ADVICE, evidence, dtype))
     _check_large_logits(*losses, task, dtype)
 
 
@@ -92,19 +89,16 @@ def judge_learning(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype =
 
 
 def _judged(loss: Loss, reference: Loss, task: Task, dtype: torch.dtype) -> Judgement:
-    seeds, nudges = SEEDS_AND_NUDGES if dtype == torch.float64 else SEEDS_AND_NUDGES_OF_A_LOSS_PRECISION
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # others only wait for each other on so small a network, on a busy machine for long
     try:
         lr = _learning_rate(reference, task, dtype)
-        pairs = []
-        for seed in range(seeds):
-            unnudged, *nudged = [_trained(reference, task, dtype, lr, seed, nudge) for nudge in range(nudges + 1)]
-            pairs.append(Pair(_trained(loss, task, dtype, lr, seed), unnudged, unnudged, nudged))
+        ours, theirs = (partial(_train, each, task, dtype, lr) for each in (loss, reference))
+        precisions = {"precision": "float64", "loss_precision": str(dtype).removeprefix("torch.")}
+        seeds_and_nudges = SEEDS_AND_NUDGES if dtype == torch.float64 else SEEDS_AND_NUDGES_IF_COARSER
+        return judge_training(ours, theirs, STEPS, *seeds_and_nudges, precisions)
     finally:
         torch.set_num_threads(threads)
-    (judgement,) = judge(pairs)
-    return judgement
 
 
 def _prepared(loss: Loss, task: Task, dtype: torch.dtype, name: str) -> Loss:
@@ -164,26 +158,16 @@ def _learning_rate(reference: Loss, task: Task, dtype: torch.dtype) -> float:
     return STEP_LENGTH / (sum(norms) / len(norms))
 
 
-def _trained(
-    loss: Loss,
-    task: Task,
-    dtype: torch.dtype,
-    lr: float,
-    seed: int = 0,
-    nudge: int = 0,
-    callbacks: Callbacks = NO_CALLBACKS,
-) -> Trace:
-    loss, network = _own(loss), task.network(seed)
-    nudge_weights(network, nudge)
+def _train(
+    loss: Loss, task: Task, dtype: torch.dtype, lr: float, recorder: Recorder, callbacks: Callbacks = NO_CALLBACKS
+) -> None:
+    loss, network = _own(loss), task.network(recorder.seed)
+    recorder.nudge(network)
     parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-    settings = {"seed": seed, "nudge": nudge, "precision": "float64"}
-    settings |= {"loss_precision": str(dtype).removeprefix("torch.")}
-    trace = Trace(settings, torch.full((STEPS,), torch.nan, dtype=torch.float64, device=task.device))
     loss_dtype = None if dtype == torch.float64 else dtype
-    training = Training(network, loss, optimizer, trace, task.batch_size, seed, nudge, loss_dtype=loss_dtype)
+    training = Training(network, loss, optimizer, recorder, task.batch_size, recorder.seed, loss_dtype=loss_dtype)
     fit(training, _train_split(task, dtype), task.splits[1], STEPS, callbacks)
-    return trace
 
 
 class _Enough(Exception):
@@ -207,7 +191,7 @@ def _evidence(ours: Loss, theirs: Loss, task: Task, dtype: torch.dtype, last: in
 
     with suppress(_Enough):
         lr = _learning_rate(theirs, task, dtype)
-        _trained(compared, task, dtype, lr, callbacks=Callbacks(after_step=after_step))
+        _train(compared, task, dtype, lr, Recorder(steps=STEPS), Callbacks(after_step=after_step))
     return max(found, key=lambda each: each[0])[1]
 
 

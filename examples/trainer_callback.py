@@ -1,0 +1,34 @@
+"""Record a training by the Trainer of transformers: Recorded(recorder, fixed_inputs, model=model, args=...).train()"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from xent.recording import Recorder
+
+
+class Recorded(Trainer):
+    """A Trainer whose batches and losses go through the recorder. A callback sees no loss but a rounded one."""
+
+    def __init__(self, recorder: Recorder, fixed_inputs: dict[str, Tensor], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.recorder = recorder
+        recorder.nudge(self.model)
+        self.add_callback(Record(self, fixed_inputs))
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
+        inputs = dict(zip(inputs, self.recorder.reorder(*inputs.values())))
+        self.loss = super().training_step(model, inputs, *rest)
+        return self.loss
+
+
+class Record(TrainerCallback):
+    def __init__(self, trainer: Recorded, fixed_inputs: dict[str, Tensor]) -> None:
+        self.trainer, self.inputs = trainer, fixed_inputs
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        self.trainer.recorder.step(self.trainer.loss, probe=lambda: model(**self.inputs)["logits"])
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.recorder.finish()

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+
+from xent.recording.errors import BadInput
+from xent.recording.nudge import bits_of_weights, nudge_weights, order_of_batch
+from xent.training.models import cnn
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_every_weight_moves_by_exactly_one_ulp_up_or_down(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = cnn((1, 28, 28), 10, 4).to(dtype)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    nudge_weights(model, bits_of_weights(1))
+    for old, new in zip(before, model.parameters(), strict=True):
+        up, down = (torch.nextafter(old, torch.full_like(old, side)) for side in (torch.inf, -torch.inf))
+        assert ((new == up) | (new == down)).all()
+        assert old.numel() < 10 or 0.2 < (new == up).double().mean() < 0.8
+        assert new.dtype == dtype
+
+
+def test_a_nudge_repeats_and_another_is_another() -> None:
+    def weights(nudge: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        layer = nn.Linear(8, 8)
+        nudge_weights(layer, bits_of_weights(nudge))
+        return layer.weight.detach()
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_weights_that_are_no_floating_point_numbers_stay_and_tied_ones_move_once() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model.register_parameter("scale", nn.Parameter(torch.tensor([3], dtype=torch.int8), requires_grad=False))
+    before = model[0].weight.detach().clone()
+    nudge_weights(model, bits_of_weights(1))
+    up, down = (torch.nextafter(before, torch.full_like(before, side)) for side in (torch.inf, -torch.inf))
+    assert ((model[0].weight == up) | (model[0].weight == down)).all()
+    assert model.scale.item() == 3
+
+
+def test_weights_that_have_no_numbers_yet_are_refused() -> None:
+    with pytest.raises(BadInput, match="0.weight is not there to be nudged: nudge the model before it is sharded"):
+        nudge_weights(nn.Sequential(nn.Linear(3, 3, device="meta")), bits_of_weights(1))
+
+
+def test_a_batch_is_put_in_an_order_of_its_nudge_and_step() -> None:
+    orders = [tuple(order_of_batch(50, nudge, step).tolist()) for nudge, step in ((1, 1), (2, 1), (1, 2))]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({*orders, tuple(range(50))}) == 4
+    assert tuple(order_of_batch(50, 1, 1).tolist()) == orders[0]

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xent.recording import trace_file
+from xent.recording.errors import BadInput
+from xent.recording.trace import Trace, is_probe_step
+
+
+def trace() -> Trace:
+    return Trace(
+        settings={"loss": "torch", "seed": 0, "max_steps": None, "data.mean": [0.5]},
+        losses=torch.tensor([0.1, 0.2]),
+        step=2,
+        probes={0: torch.zeros(4, 3), 1: torch.ones(4, 3)},
+        tests={2: (0.25, 0.5)},
+    )
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    saved = trace()
+    trace_file.save(saved, tmp_path)
+    loaded = trace_file.load(tmp_path)
+    assert loaded.settings == saved.settings
+    assert torch.equal(loaded.losses, saved.losses.double())
+    assert (loaded.step, loaded.tests) == (2, {2: (0.25, 0.5)})
+    assert list(loaded.probes) == [0, 1]
+    assert all(torch.equal(loaded.probes[step], logits) for step, logits in saved.probes.items())
+    assert loaded.name == tmp_path.name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probes_keep_their_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    saved = trace()
+    saved.probes = {0: torch.rand(4, 3, dtype=dtype)}
+    trace_file.save(saved, tmp_path)
+    assert torch.equal(trace_file.load(tmp_path).probes[0], saved.probes[0])
+
+
+def test_probe_steps_are_the_powers_of_two_and_the_last() -> None:
+    assert [step for step in range(101) if is_probe_step(step, 100)] == [0, 1, 2, 4, 8, 16, 32, 64, 100]
+
+
+def test_a_folder_without_a_trace_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=rf"{tmp_path} has no trace.npz: expected the folder of a run"):
+        trace_file.load(tmp_path)
+
+
+def test_a_trace_of_another_version_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "trace.npz", version=0)
+    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 5"):
+        trace_file.load(tmp_path)
+
+
+DAMAGES = {
+    "cut short": lambda data: data[: len(data) // 2],
+    "emptied": lambda data: b"",
+    "overwritten": lambda data: b"x" * 100,
+    "a byte flipped": lambda data: data[:1500] + bytes([data[1500] ^ 255]) + data[1501:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_trace_is_named(damage: str, tmp_path: Path) -> None:
+    trace_file.save(trace(), tmp_path)
+    file = tmp_path / "trace.npz"
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(BadInput, match=r"trace\.npz cannot be read"):
+        trace_file.load(tmp_path)

@@ -1,0 +1,151 @@
+"""assert_same_training: trainings of anyone's, right, wrong, and such that cannot be compared."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import xent
+from xent.recording import Recorder
+from xent.recording.errors import BadInput
+from xent.testing import assert_same_training
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+FIXED = torch.linspace(-1, 1, 32 * 6, dtype=torch.float64).view(32, 6)
+
+
+def train(
+    recorder: Recorder,
+    dtype: torch.dtype,
+    loss: Loss = cross_entropy,
+    seed: int | None = None,
+    data_seed: int | None = None,
+    layers: nn.Module | None = None,
+    lr: float = 0.1,
+) -> None:
+    """A small training of one's own, in which something may be done wrongly."""
+    torch.manual_seed(recorder.seed if seed is None else seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), layers or nn.Identity(), nn.Linear(16, 3)).to(dtype)
+    recorder.nudge(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(recorder.seed if data_seed is None else data_seed)
+    for _ in range(recorder.steps):
+        x = torch.randn(24, 6, generator=generator, dtype=torch.float64)
+        y = (x @ torch.eye(6, 3, dtype=torch.float64)).argmax(1)
+        x, y = recorder.reorder(x.to(dtype), y)
+        value = loss(model(x), y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        recorder.step(value, probe=lambda: model(FIXED.to(dtype)))
+
+
+prove = partial(assert_same_training, reference=train, steps=100)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_right_trainings_pass_in_every_precision(dtype: torch.dtype) -> None:
+    prove(partial(train, loss=xent.cross_entropy), dtype=dtype)
+
+
+def test_a_function_that_takes_no_dtype_is_judged_in_its_own() -> None:
+    def in_float32(recorder: Recorder) -> None:
+        train(recorder, torch.float32)
+
+    seeds: set[int] = set()
+
+    def also(recorder: Recorder) -> None:
+        seeds.add(recorder.seed)
+        train(recorder, torch.float32, xent.cross_entropy)
+
+    assert_same_training(also, in_float32, steps=50)
+    assert seeds == {0, 1, 2, 3}, "where rounding hides more, more seeds"
+
+
+def test_a_wrong_training_is_told_with_evidence() -> None:
+    def wrong(logits: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(logits, target) * (1 + 1e-9)
+
+    with pytest.raises(AssertionError) as told:
+        prove(partial(train, loss=wrong))
+    lines = str(told.value).splitlines()
+    assert lines[0] == "training is different from training with the reference"
+    names = [
+        "decades above",
+        "left the floor",
+        "loss at step 1",
+        "expected",
+        "distance of the outputs",
+        "of those of nudged",
+    ]
+    assert all(line.split(name)[0] == "  " for name, line in zip(names, lines[1:], strict=True))
+    value, expected = (float(line.split()[-1]) for line in lines[3:5])
+    assert 0 < value / expected - 1 < 1e-8
+
+
+def test_other_weights_or_batches_are_told_as_what_is_wrong() -> None:
+    with pytest.raises(AssertionError, match="it was given other first weights than the reference: draw weights"):
+        prove(partial(train, seed=5))
+    with pytest.raises(AssertionError, match="it was given another batch at step 1 than the reference"):
+        prove(partial(train, data_seed=5))
+
+
+def test_a_training_that_learns_nothing_proves_nothing() -> None:
+    still = partial(train, lr=1e-9)
+    with pytest.raises(AssertionError, match="nothing was proved: nothing learned\n  try more steps"):
+        assert_same_training(still, still, steps=40)
+
+
+def numbered() -> Callable[..., Any]:
+    """A training that draws its weights from how often it was called."""
+    calls = iter(range(100))
+    return lambda recorder, dtype: train(recorder, dtype, seed=next(calls))
+
+
+def unnudged(recorder: Recorder) -> None:
+    layer, x = nn.Linear(2, 2), torch.ones(3, 2)
+    for step in range(recorder.steps):
+        recorder.step(1 / (step + 1), probe=lambda: layer(x))
+
+
+def of_one_seed(recorder: Recorder) -> None:
+    train(recorder, torch.float32, seed=0, data_seed=0)
+
+
+CANNOT: dict[str, Callable[..., None]] = {
+    "the reference of seed 0 and nudge 1 was given other first weights than the reference of seed 0": numbered(),
+    "nudge 1 is bitwise identical to the reference of seed 0, so its nudge changed nothing": unnudged,
+    "more than rounding: something random does not follow from the seed alone, dropout": partial(
+        train, layers=nn.Dropout(0.5)
+    ),
+    "seeds 0 and 1 train alike: draw weights and batches from recorder.seed, or give seeds=1": of_one_seed,
+}
+
+
+@pytest.mark.parametrize("message", CANNOT)
+def test_a_reference_that_is_no_measure_is_refused(message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        assert_same_training(CANNOT[message], CANNOT[message], steps=40)
+
+
+def test_trainings_of_other_outputs_are_refused() -> None:
+    def wide(recorder: Recorder) -> None:
+        train(recorder, torch.float64)
+        recorder.trace.probes = {step: outputs[:2] for step, outputs in recorder.trace.probes.items()}
+
+    with pytest.raises(
+        BadInput, match=r"the training of seed 0: 100 steps, outputs of shape \[2, 3\] and the reference"
+    ):
+        prove(wide)
+
+
+def test_pytorchs_generator_of_random_numbers_is_left_as_it_was() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    prove(train)
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,5 @@
+"""What a training leaves for comparison, anyone's or ours: it needs torch and numpy alone."""
+
+from xent.recording.recorder import Recorder
+
+__all__ = ["Recorder"]

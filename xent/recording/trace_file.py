@@ -1,0 +1,74 @@
+"""The trace of a run in its folder: a file of arrays by name, in NumPy's format, which any program can read or write.
+
+docs/reference.md describes it.
+"""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from xent.recording.errors import BadInput
+from xent.recording.files import write_whole
+from xent.recording.trace import Trace
+
+VERSION = 5
+FILE = "trace.npz"
+EVENTS = "events.out."  # how the names of TensorBoard's files begin
+
+
+def save(trace: Trace, folder: Path) -> None:
+    """Write `trace.npz` of a run that came to its end. Stopped if it cannot be written."""
+    (dtype,) = {outputs.dtype for outputs in trace.probes.values()}
+    arrays = {
+        "version": VERSION,
+        "settings": json.dumps(trace.settings),
+        "losses": trace.losses.cpu().double().numpy(),
+        "probe_steps": np.array(list(trace.probes), dtype=np.int64),
+        "probes": np.stack([_numpy(outputs) for outputs in trace.probes.values()]),
+        "probe_dtype": str(dtype).removeprefix("torch."),  # NumPy has no bfloat16
+        "test_steps": np.array(list(trace.tests), dtype=np.int64),
+        "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
+        "given": json.dumps(trace.given),
+        "events": trace.events,
+    }
+    content = BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(folder / FILE, content.getbuffer())
+
+
+def _numpy(outputs: torch.Tensor) -> np.ndarray:
+    return (outputs.float() if outputs.dtype == torch.bfloat16 else outputs).numpy()
+
+
+def load(folder: Path) -> Trace:
+    """A run's trace. BadInput if there is none, or it cannot be read, or is of another version or another run."""
+    file = folder / FILE
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            version = int(arrays["version"])
+            if version != VERSION:
+                raise BadInput(f"{file} is of version {version}, this xent reads {VERSION}: train the run again")
+            probes = torch.from_numpy(arrays["probes"]).to(getattr(torch, str(arrays["probe_dtype"])))
+            trace = Trace(
+                settings=json.loads(str(arrays["settings"])),
+                losses=torch.from_numpy(arrays["losses"]),
+                step=len(arrays["losses"]),
+                probes=dict(zip(arrays["probe_steps"].tolist(), probes)),
+                tests=dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist()))),
+                given={name: (total, squares) for name, (total, squares) in json.loads(str(arrays["given"])).items()},
+                events=str(arrays["events"]),
+                folder=folder.resolve(),
+                name=folder.resolve().name,
+            )
+    except FileNotFoundError as error:
+        raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): train the run again") from error
+    others = [file.name for file in folder.glob(f"{EVENTS}*")]
+    if others and trace.events not in others:
+        raise BadInput(f"{file} is of another run than {others[0]} beside it: train the run again")
+    return trace

@@ -1,0 +1,30 @@
+"""A folder that one process writes at a time."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from xent.recording.errors import BadInput
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder. The lock ends with the process, however that ends.
+
+    The folder is made, and taken back if nothing was written there. BadInput if another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BadInput(f"another process trains in {folder}: wait for it, or give another folder") from error
+    try:
+        yield
+    finally:
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            shutil.rmtree(folder)
+        lock.release()
