@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.measure import option, write_into
 from benchmarks.others_losses import in_short
-from examples.transformer import VARIANTS, of_logits, train
+from examples.transformer import VARIANTS, from_logits, train
 from xent.recording import Recorder
 from xent.recording.trace import Trace
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
-from xent.verdict.tables import Rows, as_markdown
+from xent.verdict.tables import Rows, markdown_table
 
 ERRORS = {torch.float64: (1e-15, 1e-14, 1e-13, 1e-12, 1e-10), torch.float32: (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
 SEEDS, STEPS = (1, 4), (16, 128)
@@ -34,7 +34,7 @@ def trained(error: float, dtype: torch.dtype, seed: int, nudge: int = 0) -> Trac
 def after(steps: int, trace: Trace) -> Trace:
     """A run as it was after so many steps."""
     probes = {step: outputs for step, outputs in trace.probes.items() if step <= steps}
-    return Trace(trace.settings, trace.losses[:steps], steps, probes, given=trace.given)
+    return Trace(trace.settings, trace.losses[:steps], steps, probes, fingerprints=trace.fingerprints)
 
 
 def power() -> Rows:
@@ -61,8 +61,8 @@ def power() -> Rows:
 
 def main() -> None:
     for error in (0.0, *(error for errors in ERRORS.values() for error in errors)):
-        VARIANTS[str(error)] = of_logits(partial(cross_entropy, label_smoothing=error)), 0
-    text = as_markdown("How small a mistake is seen", power())
+        VARIANTS[str(error)] = from_logits(partial(cross_entropy, label_smoothing=error)), 0
+    text = f"\n{markdown_table(power())}\n"
     print(text)
     write_into(option("page", ""), BEGIN, text, END)
 

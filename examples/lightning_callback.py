@@ -9,7 +9,7 @@ from xent.recording import Recorder
 
 
 class Record(Callback):
-    """For batches that are lists of tensors, as Lightning collates them; its training_step returns the loss."""
+    """For batches that are lists, as Lightning makes them, each a step; training_step returns the loss."""
 
     def __init__(self, recorder: Recorder, fixed_inputs: Tensor) -> None:
         self.recorder, self.inputs = recorder, fixed_inputs
@@ -18,7 +18,7 @@ class Record(Callback):
         self.recorder.nudge(module)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
-        batch[:] = self.recorder.reorder(*batch)
+        batch[:] = self.recorder.reorder(batch)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int

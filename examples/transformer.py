@@ -3,16 +3,17 @@
     python examples/transformer.py
     python -m xent.compare --by variant --reference torch outputs/transformer
 
-The first command trains it on the lines of the lesson, in float64: with each variant, over two seeds, and with the
-reference nudged, which is the measure. It needs torch and numpy alone. The second says which variants train as
-`F.cross_entropy` does: `fused` and `linear`, which compute the same in other ways; not `wrong-mask`, in which a
-character sees the one that it is to tell, nor `per-sequence`, a mean of means.
+The first command trains it on a page of text, in float64: with each variant, over two seeds, and with the reference
+nudged. It needs torch and numpy alone. The second says which variants train as `F.cross_entropy` does: `fused` and
+`linear` (of newer PyTorch), which compute the same in other ways; not `wrong-mask`, in which a character sees the one
+that it is to predict, nor `per-sequence`, a mean of means.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 import xent
 from xent.recording import Recorder
 
-TEXT = (Path(__file__).parents[1] / "docs" / "cross-entropy.md").read_text()
+TEXT = topics["formatstrings"]  # a page of Python's own documentation
 CHARACTERS = sorted(set(TEXT))
 LENGTH, BATCH, STEPS = 48, 16, 150
 IGNORED = -100  # the target where a line has ended
@@ -30,7 +31,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # features [batch, length, wi
 
 
 def lines() -> tuple[Tensor, Tensor]:
-    """Every line of the text and, of each of its characters, the next: `[lines, LENGTH]`."""
+    """A row for each line of the text, and its targets, the next character of each: `[lines, LENGTH]`."""
     kept = [line[: LENGTH + 1] for line in TEXT.splitlines() if len(line) > 8]
     inputs, target = torch.zeros(len(kept), LENGTH, dtype=torch.long), torch.full((len(kept), LENGTH), IGNORED)
     for row, line in enumerate(kept):
@@ -40,43 +41,43 @@ def lines() -> tuple[Tensor, Tensor]:
 
 
 class Block(nn.Module):
-    """Attention, then a layer for each character by itself."""
+    """Attention, then a perceptron for each character."""
 
-    def __init__(self, width: int, heads: int, sees: int) -> None:
+    def __init__(self, width: int, heads: int, lookahead: int) -> None:
         super().__init__()
-        self.heads, self.sees = heads, sees
-        self.before_attention, self.before_layer = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.heads, self.lookahead = heads, lookahead
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query_key_value, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.layer = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         length = x.shape[1]
-        mask = torch.ones(length, length, dtype=torch.bool).tril(self.sees)
-        parts = self.query_key_value(self.before_attention(x)).unflatten(2, (3, self.heads, -1))
+        mask = torch.ones(length, length, dtype=torch.bool).tril(self.lookahead)
+        parts = self.query_key_value(self.norm1(x)).unflatten(2, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.layer(self.before_layer(x))
+        return x + self.mlp(self.norm2(x))
 
 
 class Transformer(nn.Module):
     """Its last layer, whose weight is that of the embedding too, is left to the loss.
 
     Args:
-        sees: how many characters ahead each may see: 0.
+        lookahead: how many characters ahead each sees; more than 0 is a mistake.
     """
 
-    def __init__(self, sees: int = 0, width: int = 48, heads: int = 4, blocks: int = 2) -> None:
+    def __init__(self, lookahead: int = 0, width: int = 48, heads: int = 4, blocks: int = 2) -> None:
         super().__init__()
         self.embedding, self.position = nn.Embedding(len(CHARACTERS), width), nn.Embedding(LENGTH, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, sees) for _ in range(blocks)), nn.LayerNorm(width))
+        self.blocks = nn.Sequential(*(Block(width, heads, lookahead) for _ in range(blocks)), nn.LayerNorm(width))
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.blocks(self.embedding(inputs) + self.position.weight)
 
 
-def of_logits(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+def from_logits(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     return lambda features, weight, target: loss((features @ weight.T).flatten(0, 1), target.flatten())
 
 
@@ -87,15 +88,15 @@ def linear(features: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 def per_sequence(features: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     """The mean over lines of their means: a character of a short line counts more than one of a long line."""
-    of_characters = F.cross_entropy((features @ weight.T).transpose(1, 2), target, reduction="none")
-    return (of_characters.sum(1) / (target != IGNORED).sum(1)).mean()
+    per_character = F.cross_entropy((features @ weight.T).transpose(1, 2), target, reduction="none")
+    return (per_character.sum(1) / (target != IGNORED).sum(1)).mean()
 
 
-VARIANTS: dict[str, tuple[Loss, int]] = {
-    "torch": (of_logits(F.cross_entropy), 0),
-    "fused": (of_logits(xent.fused_cross_entropy), 0),
+VARIANTS: dict[str, tuple[Loss, int]] = {  # the loss, and the lookahead
+    "torch": (from_logits(F.cross_entropy), 0),
+    "fused": (from_logits(xent.fused_cross_entropy), 0),
     "linear": (linear, 0),
-    "wrong-mask": (of_logits(F.cross_entropy), 1),
+    "wrong-mask": (from_logits(F.cross_entropy), 1),
     "per-sequence": (per_sequence, 0),
 }
 if not hasattr(F, "linear_cross_entropy"):
@@ -112,9 +113,9 @@ def batches(seed: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def train(recorder: Recorder, variant: str = "torch", dtype: torch.dtype = torch.float64) -> None:
     """A training as anyone writes it, and four lines that record it."""
-    loss, sees = VARIANTS[variant]
+    loss, lookahead = VARIANTS[variant]
     torch.manual_seed(recorder.seed)
-    model = Transformer(sees).to(dtype)
+    model = Transformer(lookahead).to(dtype)
     recorder.nudge(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     fixed = lines()[0][:8]

@@ -1,6 +1,7 @@
 """The examples: a transformer, and the trainings of two libraries, recorded and judged."""
 
 import itertools
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,21 @@ from tests.helpers.runs import judged
 from xent.recording import Recorder
 from xent.testing import assert_same_training
 
+PAGE = (PROJECT / "docs" / "own-training.md").read_text()
+
+
+def commands(word: str) -> list[list[str]]:
+    """The lines of the block of commands that a word stands in, as words."""
+    (block,) = [each for each in re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if word in each]
+    return [line.split() for line in block.splitlines()]
+
 
 @pytest.mark.slow
 def test_the_transformer_is_judged_by_one_command(tmp_path: Path) -> None:
-    trained = command("examples/transformer.py", "--into", str(tmp_path / "runs"))
+    (_, script), (_, *compare) = commands("--by variant")
+    trained = command(str(PROJECT / script), cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    compare = ("-m", "xent.compare", "--by", "variant", "--reference", "torch", str(tmp_path / "runs"))
-    result = command(*compare, "--output", str(tmp_path / "comparison"))
+    result = command(*compare, "--output", "comparison", cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     found = {name: each["verdict"] for name, each in judged(tmp_path / "comparison").items()}
     right = ("same within rounding", "bitwise identical")
@@ -32,6 +41,54 @@ def test_the_transformer_is_judged_by_one_command(tmp_path: Path) -> None:
     page = (tmp_path / "comparison" / "report.md").read_text()
     assert "| variant | fused, linear, per-sequence, torch, wrong-mask |" in page
     assert "test loss" not in page, "nothing was evaluated"
+
+
+RECORD = """
+import argparse, torch, model_of_commit
+from xent.recording import Recorder
+parser = argparse.ArgumentParser()
+parser.add_argument("--commit"), parser.add_argument("--nudges", nargs="+", type=int), parser.add_argument("--into")
+given = parser.parse_args()
+for nudge in given.nudges:
+    torch.manual_seed(0)
+    run = Recorder(f"{given.into}/{given.commit}_{nudge}", settings={"commit": given.commit}, nudge=nudge, steps=40)
+    model = torch.nn.Linear(8, 8).double()
+    run.nudge(model)
+    for _ in range(run.steps):
+        x = run.reorder(torch.randn(16, 8, dtype=torch.float64))
+        loss = model_of_commit.distance(model(x), x)
+        loss.backward()
+        model_of_commit.descend(model)
+        run.step(loss, probe=lambda: model(torch.eye(8).double()))
+    run.finish()
+"""
+MODEL = """
+def distance(a, b):
+    return {distance}
+def descend(model):
+    for parameter in model.parameters():
+        parameter.data -= 0.5 * parameter.grad
+        parameter.grad = None
+"""
+
+
+@pytest.mark.parametrize(
+    ("after", "exits_with"),
+    [("(b - a).square().mean()", 0), ("(a - b).square().sum() / 127", 1)],
+    ids=["same", "wrong"],
+)
+def test_two_commits_are_compared_as_the_page_shows(after: str, exits_with: int, tmp_path: Path) -> None:
+    (_, *_), *recordings, (_, *compare) = commands("--by commit")
+    (tmp_path / "record.py").write_text(RECORD)
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "model_of_commit.py").write_text(MODEL.format(distance="(a - b).pow(2).mean()"))
+    (tmp_path / "model_of_commit.py").write_text(MODEL.format(distance=after))
+    for variable, _, *arguments in recordings:
+        path = f"{tmp_path / variable.partition('=')[2]}{os.pathsep}{PROJECT}"
+        recorded = command(*arguments, cwd=tmp_path, PYTHONPATH=path)
+        assert recorded.returncode == 0, recorded.stderr
+    result = command(*compare, cwd=tmp_path)
+    assert result.returncode == exits_with, result.stdout + result.stderr
 
 
 class Noise(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -82,7 +139,7 @@ def by_lightning(recorder: Recorder, loss: nn.Module, folder: Path) -> None:
 def by_transformers(recorder: Recorder, loss: nn.Module, folder: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs transformers, of the extra dev")
     pytest.importorskip("accelerate", reason="needs accelerate, of the extra dev")
-    from examples.trainer_callback import Recorded
+    from examples.hugging_face_trainer import RecordedTrainer
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -106,7 +163,7 @@ def by_transformers(recorder: Recorder, loss: nn.Module, folder: Path) -> None:
         max_grad_norm=0.0,
     )
     rows = [dict(zip(("x", "labels"), Noise()[i])) for i in range(len(Noise()))]
-    Recorded(recorder, {"x": FIXED}, model=Model(), args=arguments, train_dataset=rows).train()
+    RecordedTrainer(recorder, {"x": FIXED}, model=Model(), args=arguments, train_dataset=rows).train()
 
 
 @pytest.mark.slow
@@ -120,9 +177,6 @@ def test_the_loop_of_a_library_is_recorded(library, tmp_path: Path) -> None:  # 
     smoothed = partial(train, loss=nn.CrossEntropyLoss(label_smoothing=1e-6))
     with pytest.raises(AssertionError, match="training is different from training with the reference"):
         assert_same_training(smoothed, reference, steps=40, nudges=2)
-
-
-PAGE = (PROJECT / "docs" / "own-training.md").read_text()
 
 
 def test_the_ten_lines_of_the_page_record_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""Every block of code and every training that README, docs, --help and the experiments show runs; of make, targets."""
+"""Every block of code and every training that README, docs, --help and the experiments show runs; of make, targets.
+
+What docs/own-training.md shows, tests/test_examples.py runs.
+"""
 
 import os
 import re
@@ -18,6 +21,7 @@ from tests.helpers.commands import PROJECT, command, train_py
 from tests.helpers.published_files import write_cifar
 
 PAGES = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
+WITH_TRAIN_PY = [page for page in PAGES if page.name != "own-training.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HELP = PROJECT / "configs" / "hydra" / "help" / "xent.yaml"
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiment").glob("*.yaml"))
@@ -39,7 +43,7 @@ def trainings(text: str) -> list[str]:
 
 YOUR_LOSS = PROJECT / "docs" / "your-loss.md"
 YAML = blocks(YOUR_LOSS, "yaml")
-COMMANDS = [line for page in PAGES for line in lines(page)]
+COMMANDS = [line for page in WITH_TRAIN_PY for line in lines(page)]
 ENVIRONMENT = re.compile(r"^(?:[A-Z_]+=\S+ )+(?=python )")
 EXAMPLES = [example for example in trainings(HELP.read_text()) if "[" not in example]
 TRAININGS = dict.fromkeys(
@@ -106,7 +110,7 @@ def test_another_command_that_is_shown(line: str) -> None:
         assert b"-F hydra_bash_completion python" in done.stdout, done.stderr
 
 
-COMPARED = [block for page in PAGES for block in blocks(page, "console") if "xent.compare" in block]
+COMPARED = [block for page in WITH_TRAIN_PY for block in blocks(page, "console") if "xent.compare" in block]
 
 
 @pytest.mark.parametrize("block", COMPARED, ids=lambda block: block.split()[-2])

@@ -88,9 +88,9 @@ def test_a_wrong_training_is_told_with_evidence() -> None:
 
 
 def test_other_weights_or_batches_are_told_as_what_is_wrong() -> None:
-    with pytest.raises(AssertionError, match="it was given other first weights than the reference: draw weights"):
+    with pytest.raises(AssertionError, match="it got other first weights than the reference: draw weights"):
         prove(partial(train, seed=5))
-    with pytest.raises(AssertionError, match="it was given another batch at step 1 than the reference"):
+    with pytest.raises(AssertionError, match="it got another batch at step 1 than the reference"):
         prove(partial(train, data_seed=5))
 
 
@@ -117,12 +117,12 @@ def of_one_seed(recorder: Recorder) -> None:
 
 
 CANNOT: dict[str, Callable[..., None]] = {
-    "the reference of seed 0 and nudge 1 was given other first weights than the reference of seed 0": numbered(),
-    "nudge 1 is bitwise identical to the reference of seed 0, so its nudge changed nothing": unnudged,
-    "more than rounding: something random does not follow from the seed alone, dropout": partial(
+    "the reference of seed 0 and nudge 1 got other first weights than the reference of seed 0": numbered(),
+    "nudge 1 is bitwise identical to the reference of seed 0, its nudge changed nothing": unnudged,
+    "further than rounding explains: turn dropout off, seed every other random draw": partial(
         train, layers=nn.Dropout(0.5)
     ),
-    "seeds 0 and 1 train alike: draw weights and batches from recorder.seed, or give seeds=1": of_one_seed,
+    "seeds 0 and 1 train alike: draw from recorder.seed, or give seeds=1": of_one_seed,
 }
 
 
@@ -130,6 +130,21 @@ CANNOT: dict[str, Callable[..., None]] = {
 def test_a_reference_that_is_no_measure_is_refused(message: str) -> None:
     with pytest.raises(BadInput, match=message):
         assert_same_training(CANNOT[message], CANNOT[message], steps=40)
+
+
+def test_a_dtype_that_was_given_already_is_kept_and_no_seeds_are_refused() -> None:
+    seen: set[torch.dtype] = set()
+
+    def noting(recorder: Recorder, dtype: torch.dtype) -> None:
+        seen.add(dtype)
+        train(recorder, dtype)
+
+    in_float32 = partial(noting, dtype=torch.float32)
+    assert_same_training(in_float32, in_float32, steps=40, seeds=1)
+    assert seen == {torch.float32}
+    for counts in ({"seeds": 0}, {"nudges": 0}):
+        with pytest.raises(BadInput, match="expected 1 or more of each"):
+            assert_same_training(train, train, steps=40, **counts)
 
 
 def test_trainings_of_other_outputs_are_refused() -> None:

@@ -69,7 +69,7 @@ def differences(one: Path, other: Path) -> list[str]:
     """What differs between two finished runs: everything they left, but for the times of events."""
     names = []
     records, states = ([load(folder) for folder in (one, other)] for load in (trace_file.load, checkpoint.load))
-    for name in ("settings", "step", "losses", "probes", "tests", "given"):
+    for name in ("settings", "step", "losses", "probes", "tests", "fingerprints"):
         if _bits(getattr(records[0], name)) != _bits(getattr(records[1], name)):
             names.append(name)
     for name in ("model", "loss", "optimizer", "random"):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xent.recording.errors import BadInput
-from xent.recording.nudge import bits_of_weights, nudge_weights, order_of_batch
+from xent.recording.nudge import batch_order, bits_of_weights, check_can_nudge, nudge_weights
 from xent.training.models import cnn
 
 
@@ -43,12 +43,12 @@ def test_weights_that_are_no_floating_point_numbers_stay_and_tied_ones_move_once
 
 
 def test_weights_that_have_no_numbers_yet_are_refused() -> None:
-    with pytest.raises(BadInput, match="0.weight is not there to be nudged: nudge the model before it is sharded"):
-        nudge_weights(nn.Sequential(nn.Linear(3, 3, device="meta")), bits_of_weights(1))
+    with pytest.raises(BadInput, match="0.weight is on the meta device: nudge the model when its weights are there"):
+        check_can_nudge(nn.Sequential(nn.Linear(3, 3, device="meta")))
 
 
 def test_a_batch_is_put_in_an_order_of_its_nudge_and_step() -> None:
-    orders = [tuple(order_of_batch(50, nudge, step).tolist()) for nudge, step in ((1, 1), (2, 1), (1, 2))]
+    orders = [tuple(batch_order(50, nudge, step).tolist()) for nudge, step in ((1, 1), (2, 1), (1, 2))]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({*orders, tuple(range(50))}) == 4
-    assert tuple(order_of_batch(50, 1, 1).tolist()) == orders[0]
+    assert tuple(batch_order(50, 1, 1).tolist()) == orders[0]

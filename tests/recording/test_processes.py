@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xent.recording import Recorder, trace_file
 from xent.recording.errors import BadInput
-from xent.recording.given import alike
+from xent.recording.fingerprint import may_be_equal
 from xent.verdict.floor import output_gaps
 
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
@@ -59,9 +59,10 @@ def sharded(rank: int, folder: Path) -> None:
 def sharded_flat(rank: int, folder: Path) -> None:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    flat = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
-    with pytest.raises(BadInput, match="is not there to be nudged: nudge the model before it is sharded"):
-        recorder_of(folder / "none").nudge(flat)
+    for original in (False, True):
+        flat = FullyShardedDataParallel(model(), device_id=torch.device("cpu"), use_orig_params=original)
+        with pytest.raises(BadInput, match="hides the weights: nudge the model, then wrap it"):
+            recorder_of(folder / "none").nudge(flat)
     (folder / f"refused by {rank}").touch()
 
 
@@ -94,9 +95,9 @@ def test_two_processes_leave_the_trace_of_one(
     of_process: Callable[[int, Path], None], alone: Path, tmp_path: Path
 ) -> None:
     one, two = trace_file.load(alone), trace_file.load(on_two_processes(of_process, tmp_path))
-    assert max(output_gaps(two, one).values()) < 1e-14, "nudged alike, and fed alike"
+    assert max(output_gaps(two, one).values()) < 1e-14, "nudged may_be_equal, and fed alike"
     torch.testing.assert_close(two.losses, one.losses, rtol=1e-13, atol=0)
-    assert all(alike(two.given[name], moments) for name, moments in one.given.items())
+    assert all(may_be_equal(two.fingerprints[name], fingerprint) for name, fingerprint in one.fingerprints.items())
     assert two.settings == one.settings
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss
 
 from xent.recording import Recorder, trace_file
 from xent.recording.errors import BadInput
-from xent.recording.given import alike
+from xent.recording.fingerprint import may_be_equal
 from xent.recording.trace import Trace
 
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
@@ -86,6 +86,24 @@ def test_samples_are_reordered_together_along_the_dimension_that_is_named() -> N
     assert torch.equal(recorder.reorder(y.T, dim=1), also.T)
 
 
+def test_a_batch_may_be_of_lists_tuples_and_dicts() -> None:
+    recorder, x = Recorder(steps=1, nudge=1), torch.arange(6)
+    found = recorder.reorder({"x": x, "more": [x, (x, x)]})
+    expected = recorder.reorder(x)
+    assert list(found) == ["x", "more"] and isinstance(found["more"][1], tuple)
+    assert all(torch.equal(each, expected) for each in (found["x"], found["more"][0], *found["more"][1]))
+    assert len(recorder.reorder([x])) == 1
+
+
+def test_parts_of_a_batch_have_the_fingerprint_of_the_whole() -> None:
+    whole, parts = Recorder(steps=1), Recorder(steps=1)
+    x, y = batch(1)
+    whole.reorder(x, y)
+    for part in zip(x.chunk(3), y.chunk(3)):
+        parts.reorder(*part)
+    assert parts.trace.fingerprints["batch 1"] == pytest.approx(whole.trace.fingerprints["batch 1"], rel=1e-12)
+
+
 def test_the_probe_is_taken_in_evaluation_mode_and_changes_nothing() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval(), nn.Dropout(0.5))
     recorder = Recorder(steps=1)
@@ -127,15 +145,15 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(stop: int, tmp_path: Pat
     assert torch.equal(recorder.trace.losses, whole.losses)
     assert list(recorder.trace.probes) == list(whole.probes)
     assert all(torch.equal(recorder.trace.probes[step], whole.probes[step]) for step in whole.probes)
-    assert recorder.trace.given == whole.given
+    assert recorder.trace.fingerprints == whole.fingerprints
 
 
 def test_what_a_run_was_given_is_recorded_whatever_its_order_and_nudge() -> None:
     plain, nudged, other = recorded(), recorded(nudge=1), recorded(settings={"seed": 1})
-    assert list(plain.given) == ["first weights", *(f"batch {step}" for step in (1, 2, 4, 8, 11))]
-    assert all(alike(nudged.given[name], moments) for name, moments in plain.given.items())
-    assert not alike(plain.given["first weights"], other.given["first weights"])
-    assert not alike(plain.given["batch 1"], plain.given["batch 2"])
+    assert list(plain.fingerprints) == ["first weights", *(f"batch {step}" for step in (1, 2, 4, 8, 11))]
+    assert all(may_be_equal(nudged.fingerprints[name], fingerprint) for name, fingerprint in plain.fingerprints.items())
+    assert not may_be_equal(plain.fingerprints["first weights"], other.fingerprints["first weights"])
+    assert not may_be_equal(plain.fingerprints["batch 1"], plain.fingerprints["batch 2"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -171,15 +189,16 @@ def go_on_otherwise(recorder: Recorder) -> None:
 
 
 MISUSES: dict[str, Callable[[Recorder], None]] = {
-    "a step after the last: the recorder was given steps=1": step_twice,
+    r"step.. was called more than steps=1 times: give the number of steps you make": step_twice,
     r"finish.. after 0 of 1 steps: make them all, or give fewer": lambda recorder: recorder.finish(),
     r"step.. got a loss of shape .3.: expected a scalar": lambda recorder: recorder.step(torch.ones(3), zeros),
     "the probe made torch.int64: expected a tensor of floating point": lambda r: r.step(1.0, lambda: torch.tensor(1)),
     "the probe made tuple: expected a tensor": lambda recorder: recorder.step(1.0, lambda: (zeros(),)),  # type: ignore
-    r"the probe made .3., then .2. after 1 steps: expected one shape": change_shape,
+    r"the probe made torch.float32 of shape .3. and torch.float32 of shape .2., after 1 steps": change_shape,
     r"nudge.. after 1 steps: nudge the model first": nudge_late,
-    r"reorder.. got 2 and 3 samples: expected tensors of as many": lambda r: r.reorder(torch.ones(2), torch.ones(3)),
-    r"reorder.. got dict samples": lambda recorder: recorder.reorder({"x": torch.ones(2)}),  # type: ignore
+    r"reorder.. got tensors of 2 and 3 samples along dim 0": lambda r: r.reorder(torch.ones(2), torch.ones(3)),
+    r"reorder.. got tensors of no samples": lambda recorder: recorder.reorder(),
+    r"reorder.. got a str: expected tensors, or lists": lambda recorder: recorder.reorder({"x": ["a"]}),
     "the state is that of a run with kernel=b, not a, steps=2, not 1: give its settings": go_on_otherwise,
 }
 
@@ -194,7 +213,10 @@ def test_a_misuse_is_told_in_a_line(message: str) -> None:
 def test_settings_that_cannot_be_written_and_folders_that_are_taken_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="dtype is not JSON serializable"):
         Recorder(steps=1, settings={"dtype": torch.float32})
-    with pytest.raises(BadInput, match="steps=0, nudge=0: expected a step or more"):
+    for settings in ({"nudge": 2}, {"seed": "one"}):
+        with pytest.raises(BadInput, match="expected an integer seed, and the nudge as an argument of its own"):
+            Recorder(steps=1, settings=settings)
+    with pytest.raises(BadInput, match="steps=0, nudge=0: expected steps of 1 or more"):
         Recorder(steps=0)
     recorded(folder=tmp_path)
     with pytest.raises(BadInput, match="holds a finished run: delete its trace.npz, or give another folder"):
@@ -214,7 +236,7 @@ def test_a_trace_of_another_framework_needs_what_the_reference_says(tmp_path: Pa
         probe_dtype="float32",
         test_steps=np.array([], np.int64),
         tests=np.empty((0, 2)),
-        given="{}",
+        fingerprints="{}",
         events="",
     )
     trace = trace_file.load(tmp_path)

@@ -15,6 +15,8 @@ def test_a_sweep_folder_stands_for_its_runs(tmp_path: Path) -> None:
     (tmp_path / "comparison").mkdir()
     assert [trace.name for trace in load_runs([tmp_path])] == ["loss=scratch", "loss=torch"]
     assert [trace.name for trace in load_runs([tmp_path / "loss=torch"])] == ["loss=torch"]
+    (tmp_path / "comparison" / "verdict.json").touch()
+    assert len(load_runs(sorted(tmp_path.iterdir()))) == 2, "runs/* names the comparison of before too"
 
 
 def test_a_run_is_named_without_what_all_runs_share(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_nudged_runs_that_are_further_apart_than_rounding_are_no_measure(
 ) -> None:
     candidate = run("scratch", rounding, precision=precision)
     judge(pairs([*nudged(rounding, rounding, precision=precision), candidate]))
-    with pytest.raises(BadInput, match="after step 1, more than rounding: something random"):
+    with pytest.raises(BadInput, match="after step 1, further than rounding explains: turn"):
         judge(pairs([*nudged(rounding, more, precision=precision), candidate]))
 
 
@@ -27,19 +27,19 @@ def test_nudged_runs_that_are_further_apart_than_rounding_are_no_measure(
 )
 def test_nudged_runs_that_were_given_something_else_are_no_measure(name: str, said: str) -> None:
     plain, moved = nudged(1e-15)
-    plain.given, moved.given = {name: (10.0, 100.0)}, {name: (10.05, 100.0)}
+    plain.fingerprints, moved.fingerprints = {name: (10.0, 100.0)}, {name: (10.05, 100.0)}
     judge(pairs([plain, moved, run("scratch", 1e-15)]))
-    moved.given[name] = (12.0, 100.0)
-    with pytest.raises(BadInput, match=f"torch,nudge=1 was given {said} than torch,nudge=0"):
+    moved.fingerprints[name] = (12.0, 100.0)
+    with pytest.raises(BadInput, match=f"torch,nudge=1 got {said} than torch,nudge=0"):
         judge(pairs([plain, moved, run("scratch", 1e-15)]))
 
 
-def test_what_a_candidate_was_given_otherwise_is_told() -> None:
+def test_what_a_candidate_was_first_mismatch_is_told() -> None:
     references, candidate = nudged(1e-15, 1e-15), run("scratch", 1e-3)
     for each in (*references, candidate):
-        each.given = {"first weights": (1.0, 4.0), "batch 1": (0.0, torch.inf)}
+        each.fingerprints = {"first weights": (1.0, 4.0), "batch 1": (0.0, torch.inf)}
     (found,) = judge(pairs([*references, candidate]))
-    assert found.given_otherwise == ""
-    candidate.given["first weights"] = (2.0, 4.0)
+    assert found.first_mismatch == ""
+    candidate.fingerprints["first weights"] = (2.0, 4.0)
     (found,) = judge(pairs([*references, candidate]))
-    assert found.given_otherwise == "other first weights"
+    assert found.first_mismatch == "other first weights"

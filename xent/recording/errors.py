@@ -2,7 +2,7 @@
 
 
 class BadInput(Exception):
-    """What was given cannot be used. Nothing was changed."""
+    """What was given cannot be used."""
 
 
 class Stopped(Exception):

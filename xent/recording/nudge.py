@@ -1,56 +1,61 @@
-"""A nudge: all that must not matter, as drawn from a number. What two correct runs of one training may differ by.
+"""A nudge changes what must not matter, as drawn from a number. 0 changes nothing.
 
-Correct programs round differently at the first step, and they add in another order at every step. So a nudge moves each
-first weight to a neighbouring number, and puts the samples of every batch in another order. 0 changes nothing.
+Two correct programs round differently at the first step, and they add in another order at every step. So a nudge moves
+each first weight to a neighbouring number, and puts the samples of every batch in another order.
 """
+
+import sys
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from xent.recording.errors import BadInput
-from xent.recording.processes import is_sharded, own_share, share_of
+from xent.recording.processes import local_share, local_share_like
 
 
 def bits_of_weights(nudge: int) -> np.random.PCG64:
     return np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(0,)))
 
 
+def check_can_nudge(model: nn.Module) -> None:
+    """BadInput if some weights have no numbers yet, or are hidden in flat shares."""
+    flat = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
+    if flat and any(isinstance(module, flat) for module in model.modules()):
+        raise BadInput("FullyShardedDataParallel hides the weights: nudge the model, then wrap it")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise BadInput(f"{name} is on the meta device: nudge the model when its weights are there")
+
+
 @torch.no_grad()
 def nudge_weights(model: nn.Module, bits: np.random.PCG64) -> None:
     """Move every weight to a neighbouring number of its type, one ULP up or down, as the next bits say.
 
-    Of sharded weights each process moves its share, by the bits that the whole would get. BadInput where there are no
-    numbers to move yet, or not those of a whole weight.
+    Of a weight that is split over processes each moves its share, as it would be moved in the whole.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta or hasattr(parameter, "_is_flat_param"):  # of FullyShardedDataParallel, torch's first
-            raise BadInput(f"{name} is not there to be nudged: nudge the model before it is sharded")
-        if not parameter.is_floating_point():
-            continue
-        up = draw(parameter.shape, bits)
-        if is_sharded(parameter):
-            up = share_of(up, parameter)
-        own = own_share(parameter)
-        own.copy_(_neighbours(own, up))
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            held, up = local_share(parameter), local_share_like(random_bools(parameter.shape, bits), parameter)
+            held.copy_(_next(held, up))
 
 
-def draw(shape: torch.Size, bits: np.random.PCG64) -> Tensor:
-    """As many bools as the shape has places, 64 of a draw."""
+def random_neighbours(values: Tensor, bits: np.random.PCG64) -> Tensor:
+    """The next number of the type of each value, up or down as the next bits say."""
+    return _next(values, random_bools(values.shape, bits))
+
+
+def random_bools(shape: torch.Size, bits: np.random.PCG64) -> Tensor:
+    """As many bools as the shape has places, 64 from a word of random bits."""
     words = bits.random_raw(-(-shape.numel() // 64)).astype("<u8")
     return torch.from_numpy(np.unpackbits(words.view(np.uint8), count=shape.numel()).view(np.bool_)).view(shape)
 
 
-def neighbours(values: Tensor, bits: np.random.PCG64) -> Tensor:
-    """The next number of the type of each value, up or down as the next bits say."""
-    return _neighbours(values, draw(values.shape, bits))
-
-
-def _neighbours(values: Tensor, up: Tensor) -> Tensor:
+def _next(values: Tensor, up: Tensor) -> Tensor:
     return torch.nextafter(values, torch.where(up, torch.inf, -torch.inf).to(values))
 
 
-def order_of_batch(samples: int, nudge: int, step: int) -> Tensor:
+def batch_order(samples: int, nudge: int, step: int) -> Tensor:
     """The places `[samples]` of a batch in the order that a nudge gives it at a step."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(1, step))))
     return torch.from_numpy(generator.permutation(samples))

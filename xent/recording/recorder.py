@@ -1,7 +1,7 @@
 """The recorder of a training: of anyone's loop, and of ours."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import nan
 from pathlib import Path
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from xent.recording import trace_file
 from xent.recording.errors import BadInput
-from xent.recording.given import moments
+from xent.recording.fingerprint import NONE, fingerprint, widest_float
 from xent.recording.machine import machine
-from xent.recording.nudge import bits_of_weights, nudge_weights, order_of_batch
-from xent.recording.processes import is_first, mean_of_processes, whole
+from xent.recording.nudge import batch_order, bits_of_weights, check_can_nudge, nudge_weights
+from xent.recording.processes import is_first, mean_over_processes, whole
 from xent.recording.trace import NO_EFFECT, Trace, is_probe_step
 
 Probe = Callable[[], Tensor]
@@ -32,8 +32,8 @@ class Recorder:
     ...     run.step(loss, probe=lambda: model(fixed_inputs))
     >>> run.finish()
 
-    The host waits for the device at probe steps only: after 1, 2, 4, 8, ... steps and the last. A training on several
-    processes calls it alike in each of them; the first one writes.
+    The host waits for the device at probe steps only: after 1, 2, 4, 8, ... steps and the last. With several processes,
+    call it in each of them; rank 0 writes.
 
     Attributes:
         trace: what is recorded so far.
@@ -52,16 +52,18 @@ class Recorder:
         Args:
             folder: where to write the trace; None keeps it in memory.
             steps: how many the training is to make.
-            settings: by their names, all that the training depends on, as JSON values: what is compared, the seed, and
-                the precision, where the outputs are not in it. The machine, and PyTorch, are added.
+            settings: everything that the training depends on, as JSON values: what you compare, the `seed`, and the
+                `precision`, if it is not the type of the outputs. The device, its processor and PyTorch are added.
             nudge: draws what must not matter; 0 changes nothing.
         """
         if steps < 1 or nudge < 0:
-            raise BadInput(f"steps={steps}, nudge={nudge}: expected a step or more, and a nudge of 0 or more")
+            raise BadInput(f"steps={steps}, nudge={nudge}: expected steps of 1 or more, and a nudge of 0 or more")
         try:
             own = json.loads(json.dumps(dict(settings or {})))
         except TypeError as error:
-            raise BadInput(f"settings={settings}: expected numbers, texts and lists of them ({error})") from error
+            raise BadInput(f"settings={settings}: expected numbers, strings, booleans, lists ({error})") from error
+        if own.get("nudge", nudge) != nudge or not isinstance(own.get("seed", 0), int):
+            raise BadInput(f"settings={own}: expected an integer seed, and the nudge as an argument of its own")
         self._folder = Path(folder) if folder else None
         if self._folder and (self._folder / trace_file.FILE).exists():
             raise BadInput(f"{folder} holds a finished run: delete its {trace_file.FILE}, or give another folder")
@@ -76,67 +78,73 @@ class Recorder:
         return len(self.trace.losses)
 
     @property
+    def steps_made(self) -> int:
+        return self.trace.step
+
+    @property
     def seed(self) -> int:
         """That of the settings, to draw first weights and batches from."""
         return int(self.trace.settings["seed"])
 
     def nudge(self, model: nn.Module) -> None:
-        """Move every weight by one unit in the last place, as drawn from the run's nudge; one of 0 moves nothing.
+        """Move every weight by one unit in the last place, as drawn from the run's nudge; a nudge of 0 moves none.
 
-        Once for each module that is trained, before the first step, and before the state of a stopped run is loaded.
-        They are in evaluation mode where the probe is taken. Weights sharded by `fully_shard` are moved as the whole
-        would be; BadInput for those of FullyShardedDataParallel: nudge the model before it takes it.
+        Call it in every run, once for each module that is trained: before the first step, and before you load the state
+        of a stopped run. Probes are taken with these modules in evaluation mode. Weights split by `fully_shard` are
+        moved as the whole would be; BadInput for a FullyShardedDataParallel: nudge the model before you wrap it.
         """
         trace = self.trace
         if trace.step > 0:
             raise BadInput(f"nudge() after {trace.step} steps: nudge the model first, then load its state")
-        added = moments(whole(parameter) for parameter in model.parameters() if not parameter.is_meta)
-        before = trace.given.get("first weights", (0.0, 0.0))
-        trace.given["first weights"] = before[0] + added[0], before[1] + added[1]
+        check_can_nudge(model)
+        self._note("first weights", (whole(parameter) for parameter in model.parameters()), split=False)
         if trace.settings["nudge"] > 0:
             nudge_weights(model, self._bits)
         self._models.append(model)
 
-    def reorder(self, *batch: Tensor, dim: int = 0) -> Any:
-        """The samples of a batch, of each tensor along `dim`, in another order; in theirs for a nudge of 0.
+    def reorder(self, *batch: Any, dim: int = 0) -> Any:
+        """A batch with its samples, along `dim`, in another order, in all tensors the same; for a nudge of 0 as it is.
+
+        Args:
+            batch: tensors, or lists, tuples and dicts of them.
 
         Returns:
-            as many tensors as were given: a tuple, or the only one.
+            the same: of several arguments a tuple.
         """
-        sizes = {tensor.shape[dim] if isinstance(tensor, Tensor) else type(tensor).__name__ for tensor in batch}
-        (samples, *others) = sizes or [0]
-        if others or not isinstance(samples, int):
-            raise BadInput(f"reorder() got {' and '.join(map(str, sizes))} samples: expected tensors of as many")
+        tensors = list(_tensors(batch))
+        sizes = sorted({tensor.shape[dim] for tensor in tensors})
+        if len(sizes) != 1:
+            found = " and ".join(map(str, sizes)) or "no"
+            raise BadInput(f"reorder() got tensors of {found} samples along dim {dim}: expected as many in each")
         step, nudge = self.trace.step + 1, self.trace.settings["nudge"]
         if is_probe_step(step, self.steps):
-            self.trace.given[f"batch {step}"] = moments(batch, in_parts=True)
+            self._note(f"batch {step}", tensors, split=True)
         if nudge > 0:
-            order = order_of_batch(samples, nudge, step)
-            if any(tensor.is_cuda for tensor in batch):
+            order = batch_order(sizes[0], nudge, step)
+            if any(tensor.is_cuda for tensor in tensors):
                 order = order.pin_memory()  # for the host not to wait
-            batch = tuple(tensor.index_select(dim, order.to(tensor.device, non_blocking=True)) for tensor in batch)
+            batch = _reordered(batch, dim, order)
         return batch if len(batch) > 1 else batch[0]
 
     def begin(self, probe: Probe) -> None:
-        """Record the outputs before the first step, which show that runs begin alike. No verdict needs it."""
+        """Record the outputs before the first step, to show that runs begin alike. The verdict does not need them."""
         self._look(probe)
 
     def step(self, loss: Tensor | float, probe: Probe) -> None:
-        """Record a step that was made: its loss and, after so many, the outputs.
+        """Record a step that was made: its loss and, at probe steps, the outputs.
 
         Args:
-            loss: of the step, a scalar; of several processes the mean is recorded.
+            loss: of the whole step, a scalar; the mean over the processes is recorded.
             probe: makes the outputs that runs are compared by, a tensor of any shape, from inputs that are the same in
                 every run. It is called at probe steps only, without gradients and in evaluation mode.
         """
         trace = self.trace
         if trace.step == self.steps:
-            raise BadInput(f"a step after the last: the recorder was given steps={self.steps}")
+            raise BadInput(f"step() was called more than steps={self.steps} times: give the number of steps you make")
         value = whole(torch.as_tensor(loss).detach())
         if value.numel() != 1:
             raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
-        precision = torch.float32 if value.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-        value = mean_of_processes(value.reshape(()).to(precision))
+        value = mean_over_processes(value.reshape(()).to(widest_float(value.device)))
         if trace.losses.device != value.device:  # at the first step
             trace.losses = trace.losses.to(value)
         trace.losses[trace.step] = value
@@ -145,11 +153,11 @@ class Recorder:
             self._look(probe)
 
     def test(self, loss: float, accuracy: float = nan) -> None:
-        """Record an evaluation after this step, on data that is not trained on: it stands beside the verdict."""
+        """Record an evaluation, after this step, on data that is not trained on. The report shows it."""
         self.trace.tests[self.trace.step] = float(loss), float(accuracy)
 
     def finish(self) -> None:
-        """Write `trace.npz` into the folder, in the first process. BadInput if steps are missing."""
+        """Write `trace.npz` into the folder. BadInput if steps are missing, Stopped if it cannot be written."""
         trace = self.trace
         if trace.step < self.steps:
             raise BadInput(f"finish() after {trace.step} of {self.steps} steps: make them all, or give fewer")
@@ -167,10 +175,10 @@ class Recorder:
         return {
             "settings": trace.settings,
             "steps": self.steps,
-            "losses": trace.losses[: trace.step].clone(),  # a view would be saved with all that it is a view of
+            "losses": trace.losses[: trace.step].clone(),  # torch.save keeps all that a view is a part of
             "probes": trace.probes,
             "tests": trace.tests,
-            "given": trace.given,
+            "fingerprints": trace.fingerprints,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,7 +193,12 @@ class Recorder:
         trace.losses[: trace.step] = state["losses"]
         # without the last step of a shorter run, which is none to look at in a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
-        trace.tests, trace.given = dict(state["tests"]), dict(state["given"])
+        trace.tests, trace.fingerprints = dict(state["tests"]), dict(state["fingerprints"])
+
+    def _note(self, name: str, tensors: Iterable[Tensor], split: bool) -> None:
+        """Add numbers to the fingerprint of a name."""
+        fingerprints = self.trace.fingerprints
+        fingerprints[name] = fingerprint(tensors, before=fingerprints.get(name, NONE), split=split)
 
     @torch.no_grad()
     def _look(self, probe: Probe) -> None:
@@ -196,11 +209,31 @@ class Recorder:
             made = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
             raise BadInput(f"the probe made {made}: expected a tensor of floating point numbers, logits say")
         outputs = whole(outputs)
-        if trace.probes and outputs.shape != (before := trace.first_outputs.shape):
-            shapes = f"{list(before)}, then {list(outputs.shape)} after {trace.step} steps"
-            raise BadInput(f"the probe made {shapes}: expected one shape, of inputs that stay the same")
+        before = trace.first_outputs if trace.probes else outputs
+        if (outputs.shape, outputs.dtype) != (before.shape, before.dtype):
+            both = " and ".join(f"{each.dtype} of shape {list(each.shape)}" for each in (before, outputs))
+            raise BadInput(f"the probe made {both}, after {trace.step} steps: expected one shape and type")
         if is_first():
-            trace.probes[trace.step] = outputs.to("cpu", copy=True)  # some are weights, or memory of a CUDA graph
+            trace.probes[trace.step] = outputs.to("cpu", copy=True)  # of weights, say, which change
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | list | tuple):
+        for each in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from _tensors(each)
+    else:
+        raise BadInput(f"reorder() got a {type(batch).__name__}: expected tensors, or lists, tuples and dicts of them")
+
+
+def _reordered(batch: Any, dim: int, order: Tensor) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.index_select(dim, order.to(batch.device, non_blocking=True))
+    if isinstance(batch, Mapping):
+        return {key: _reordered(each, dim, order) for key, each in batch.items()}
+    found = [_reordered(each, dim, order) for each in batch]
+    return found if isinstance(batch, list) else tuple(found)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class Trace:
         step: how many steps were made; fewer than there are losses while the run trains.
         probes: the outputs of the probe, of any one shape, after so many steps; on the CPU.
         tests: loss and accuracy on data that it is not trained on, after so many steps.
-        given: sum and norm of the first weights, and of batches: matched runs were given the same.
+        fingerprints: of the first weights and of some batches, which matched runs have in common.
         events: the name of the run's event file.
         folder: where it was loaded from.
         name: of the run among those it is compared with.
@@ -31,7 +31,7 @@ class Trace:
     step: int = 0
     probes: dict[int, Tensor] = field(default_factory=dict)
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
-    given: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fingerprints: dict[str, tuple[float, float]] = field(default_factory=dict)
     events: str = ""
     folder: Path = Path()
     name: str = ""
@@ -43,15 +43,15 @@ class Trace:
 
 
 def is_probe_step(step: int, steps: int) -> bool:
-    """Steps 0, 1, 2, 4, 8, ... and the last: gaps between runs grow exponentially, so they are looked at in octaves."""
+    """Steps 0, 1, 2, 4, 8, ... and the last: gaps between runs grow exponentially, and powers of two show that."""
     return step & (step - 1) == 0 or step == steps
 
 
 def learned(losses: Tensor) -> bool:
     """Whether losses fell: by more than three standard errors from their first tenth to their last, of 50 at most.
 
-    The noise of a tenth is told by the differences of neighbours, in which its own fall counts little. Losses that are
-    NaN did not fall; nor those that were thrown far and came back. Of less than 20 nothing can be told: True.
+    The noise of a tenth is estimated from the differences of consecutive losses, which its own fall hardly affects.
+    Losses that are NaN did not fall, nor did losses that jumped and came back. With fewer than 20 losses: True.
 
     Args:
         losses: of the steps that were made, `[steps]`.

@@ -32,7 +32,7 @@ def save(trace: Trace, folder: Path) -> None:
         "probe_dtype": str(dtype).removeprefix("torch."),  # NumPy has no bfloat16
         "test_steps": np.array(list(trace.tests), dtype=np.int64),
         "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
-        "given": json.dumps(trace.given),
+        "fingerprints": json.dumps(trace.fingerprints),
         "events": trace.events,
     }
     content = BytesIO()
@@ -59,7 +59,7 @@ def load(folder: Path) -> Trace:
                 step=len(arrays["losses"]),
                 probes=dict(zip(arrays["probe_steps"].tolist(), probes)),
                 tests=dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist()))),
-                given={name: (total, squares) for name, (total, squares) in json.loads(str(arrays["given"])).items()},
+                fingerprints={name: (a, b) for name, (a, b) in json.loads(str(arrays["fingerprints"])).items()},
                 events=str(arrays["events"]),
                 folder=folder.resolve(),
                 name=folder.resolve().name,

@@ -20,6 +20,8 @@ def load_runs(folders: Iterable[Path]) -> list[Trace]:
     """
     traces = []
     for folder in folders:
+        if (folder / "verdict.json").exists():  # a comparison, which `runs/*` names too
+            continue
         inside = sorted({file.parent for name in (FILE, checkpoint.FILE) for file in folder.glob(f"*/{name}")})
         for run in [folder] if (folder / FILE).exists() else inside or [folder]:
             if (run / checkpoint.FILE).exists() and not (run / FILE).exists():

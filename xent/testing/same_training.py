@@ -1,6 +1,7 @@
 """The proof of a training of one's own, its own loop and all: `assert_same_training(train, reference)`."""
 
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 
 import torch
@@ -17,7 +18,7 @@ Train = Callable[..., None]  # (recorder) or (recorder, dtype)
 
 SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 SEEDS_AND_NUDGES = (1, 4)  # in float64
-# A half type rounds so coarsely that over one seed half a loss would pass: the limit is 2 decades over their root.
+# In a half type one seed would let a loss pass that is off by half. The limit is 2 decades over the root of the seeds.
 SEEDS_AND_NUDGES_IF_COARSER = (4, 2)
 
 
@@ -30,35 +31,32 @@ def assert_same_training(
     seeds: int | None = None,
     nudges: int | None = None,
 ) -> None:
-    """Assert that one training behaves as another, the reference, down to rounding.
+    """Assert that `train` and `reference` train the same, down to rounding.
 
-    Both are functions `(recorder) -> None` that train and record what they do; see xent.recording.Recorder. Those that
-    take a `dtype` too are given it: in float64 the smallest mistake shows.
+    Both are functions `(recorder) -> None` that train and record it, as in xent.recording.Recorder; they need not call
+    `finish`. A function that takes a `dtype` is given it: in float64 the smallest mistake shows.
 
     >>> def train(recorder, dtype, attention=mine):
     ...     model = Model(attention).to(dtype)
     ...     recorder.nudge(model)
-    ...     for _ in range(recorder.steps):
-    ...         x, y = recorder.reorder(*next_batch())
-    ...         loss = train_step(model, x, y)
-    ...         recorder.step(loss, probe=lambda: model(fixed_inputs))
+    ...     for _ in range(recorder.steps): ...
     >>> assert_same_training(train, partial(train, attention=theirs), steps=200)
 
-    The reference is trained again for each nudge. PyTorch's generator of random numbers is at `recorder.seed` when a
-    training begins: what is drawn from it, weights, batches, is the same in both.
+    PyTorch's generator of random numbers is set to `recorder.seed` before each training, so that both draw the same
+    weights and batches from it. The reference is trained again for each nudge.
 
     Args:
-        steps: that each training makes.
-        dtype: given to the functions that take it.
-        seeds: trainings with each, from other weights and batches; by default 1, or 4 where outputs are not in float64.
-        nudges: of the reference, over each seed; by default 4, or 2 where outputs are not in float64.
+        steps: of each training.
+        dtype: for the functions that take one.
+        seeds: how many; both are trained for each. By default 1, or 4 where outputs are not in float64.
+        nudges: how many for each seed. By default 4, or 2 where outputs are not in float64.
 
     Raises:
-        BadInput: trainings that cannot be compared, of which a seed or a nudge does not do what it is to do.
-        AssertionError: `train` trains otherwise, or nothing was proved; why, and what to try.
+        BadInput: the trainings cannot be compared, or a seed or a nudge has no effect, or too large a one.
+        AssertionError: they differ, or nothing was proved; the message says why, and what to try.
     """
     __tracebackhide__ = True  # for pytest, which shows the call instead
-    judgement = judge_training(_given(train, dtype), _given(reference, dtype), steps, seeds, nudges)
+    judgement = judge_training(_with_dtype(train, dtype), _with_dtype(reference, dtype), steps, seeds, nudges)
     if judgement.verdict not in SAME:
         raise AssertionError(explanation(judgement, "more steps, or another learning rate"))
 
@@ -76,6 +74,8 @@ def judge_training(
     Args:
         precisions: the settings `precision` and `loss_precision`, if the outputs do not tell them.
     """
+    if any(count is not None and count < 1 for count in (seeds, nudges)):
+        raise BadInput(f"seeds={seeds}, nudges={nudges}: expected 1 or more of each")
 
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
         recorder = Recorder(steps=steps, settings={"seed": seed} | (precisions or {}), nudge=nudge)
@@ -88,14 +88,14 @@ def judge_training(
         return recorder.trace
 
     first = trained(reference, "the reference", seed=0)
-    exact = all(outputs.dtype == torch.float64 for outputs in first.probes.values())
-    usual = SEEDS_AND_NUDGES if exact else SEEDS_AND_NUDGES_IF_COARSER
+    usual = SEEDS_AND_NUDGES if first.first_outputs.dtype == torch.float64 else SEEDS_AND_NUDGES_IF_COARSER
+    numbers = range(1, 1 + (nudges or usual[1]))
     pairs: list[Pair] = []
     for seed in range(seeds or usual[0]):
         unnudged = trained(reference, "the reference", seed) if seed else first
         if pairs and bitwise_identical(unnudged, first):
-            raise BadInput("seeds 0 and 1 train alike: draw weights and batches from recorder.seed, or give seeds=1")
-        nudged = [trained(reference, "the reference", seed, nudge) for nudge in range(1, (nudges or usual[1]) + 1)]
+            raise BadInput(f"seeds 0 and {seed} train alike: draw from recorder.seed, or give seeds=1")
+        nudged = [trained(reference, "the reference", seed, nudge) for nudge in numbers]
         candidate = trained(train, "the training", seed)
         check_same_probes(candidate, unnudged)
         pairs.append(Pair(candidate, unnudged, unnudged, nudged))
@@ -103,6 +103,8 @@ def judge_training(
     return judgement
 
 
-def _given(train: Train, dtype: torch.dtype) -> Train:
-    """A function of the recorder alone."""
+def _with_dtype(train: Train, dtype: torch.dtype) -> Train:
+    """A function of the recorder alone; a `dtype` that it has been given already, by `partial`, is left."""
+    if isinstance(train, partial) and "dtype" in train.keywords:
+        return train
     return (lambda recorder: train(recorder, dtype=dtype)) if "dtype" in signature(train).parameters else train

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xent.recording.nudge import neighbours
+from xent.recording.nudge import random_neighbours
 
 
 def given_to_loss(logits: Tensor, dtype: torch.dtype, nudge: int, step: int) -> Tensor:
@@ -18,5 +18,5 @@ def given_to_loss(logits: Tensor, dtype: torch.dtype, nudge: int, step: int) -> 
         return rounded
     bits = np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(2, step)))
     with torch.no_grad():
-        move = neighbours(rounded, bits) - rounded  # which is exact
+        move = random_neighbours(rounded, bits) - rounded  # which is exact
     return rounded + move

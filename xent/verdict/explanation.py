@@ -69,8 +69,8 @@ def _of_trainings(judgement: Judgement, step: int) -> list[tuple[str, str]]:
 
 
 def _hints_of_trainings(judgement: Judgement) -> list[str]:
-    other = judgement.given_otherwise
-    return [f"it was given {other} than the reference: draw weights and batches from the seed"] if other else []
+    other = judgement.first_mismatch
+    return [f"it got {other} than the reference: draw weights and batches from the seed"] if other else []
 
 
 def _hints(evidence: Evidence, dtype: torch.dtype) -> list[str]:

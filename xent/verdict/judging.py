@@ -11,7 +11,7 @@ import torch
 
 from xent.recording.trace import learned
 from xent.verdict.floor import Drift, bitwise_identical, drift, loss_gaps, output_gaps
-from xent.verdict.matching import Pair, given_otherwise, without
+from xent.verdict.matching import Pair, first_mismatch, without
 from xent.verdict.nudged import check_nudged
 
 # Decades above the floor that rounding does not explain over one seed; over n, a mean, the square root of n less.
@@ -78,9 +78,9 @@ class Judgement:
         return left[0] if left else max(found.above, key=lambda step: found.above[step])
 
     @property
-    def given_otherwise(self) -> str:
-        """What a run was given otherwise than its reference, such as batches; empty where all was the same."""
-        others = (given_otherwise(pair.candidate, pair.reference) for pair in self.pairs)
+    def first_mismatch(self) -> str:
+        """What a run got that its reference did not, such as another batch; empty where all was the same."""
+        others = (first_mismatch(pair.candidate, pair.reference) for pair in self.pairs)
         return next(filter(None, others), "")
 
     @property

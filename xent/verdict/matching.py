@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xent.recording.errors import BadInput
-from xent.recording.given import alike
+from xent.recording.fingerprint import may_be_equal
 from xent.recording.trace import NO_EFFECT, Trace
 
 DEFAULT_REFERENCE = {"loss": "torch"}
@@ -131,9 +131,9 @@ def _probe_steps(trace: Trace) -> list[int]:
     return [trace.step, *(step for step in trace.probes if step > 0)]
 
 
-def given_otherwise(trace: Trace, reference: Trace) -> str:
-    """What two runs were given that ought to be the same and is not, as far as both recorded it: the first of it."""
-    for name, moments in trace.given.items():
-        if name in reference.given and not alike(moments, reference.given[name]):
+def first_mismatch(trace: Trace, reference: Trace) -> str:
+    """The first of what two runs were given that is not the same, by its fingerprint; empty if there is none."""
+    for name, fingerprint in trace.fingerprints.items():
+        if name in reference.fingerprints and not may_be_equal(fingerprint, reference.fingerprints[name]):
             return "other first weights" if name == "first weights" else f"another {name.replace(' ', ' at step ')}"
     return ""

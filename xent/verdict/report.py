@@ -66,9 +66,9 @@ def remarks(groups: list[Group], by: str) -> list[str]:
         tells = "a mistake, or coarse rounding? the same with precision=float32,float64 tells"
         lines.append(f"{', '.join(different)}: {tells}")
     lines += [
-        f"{name} was given {named[name].given_otherwise} than its reference: draw weights and batches from the seed"
+        f"{name} got {named[name].first_mismatch} than its reference: draw weights and batches from the seed"
         for name in different
-        if named[name].given_otherwise
+        if named[name].first_mismatch
     ]
     return lines + [
         f"{name} seems to compute in float32: judge it with precision=float64 loss_precision=float32"

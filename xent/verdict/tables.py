@@ -66,9 +66,13 @@ def _final(traces: list[Trace]) -> list[str]:
 
 
 def as_markdown(title: str, rows: Rows) -> str:
+    return f"## {title}\n\n{markdown_table(rows)}"
+
+
+def markdown_table(rows: Rows) -> str:
     header, *body = rows
     lines = [header, ["---"] * len(header), *body]
-    return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def print_table(rows: Rows) -> None:

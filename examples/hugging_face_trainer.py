@@ -1,4 +1,4 @@
-"""Record a training by the Trainer of transformers: Recorded(recorder, fixed_inputs, model=model, args=...).train()"""
+"""Record a training by Hugging Face: RecordedTrainer(recorder, fixed_inputs, model=model, args=...).train()"""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from transformers import Trainer, TrainerCallback
 from xent.recording import Recorder
 
 
-class Recorded(Trainer):
-    """A Trainer whose batches and losses go through the recorder. A callback sees no loss but a rounded one."""
+class RecordedTrainer(Trainer):
+    """A Trainer of which every batch is a step. A callback alone would not do: it is shown a rounded loss."""
 
     def __init__(self, recorder: Recorder, fixed_inputs: dict[str, Tensor], **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -18,13 +18,12 @@ class Recorded(Trainer):
         self.add_callback(Record(self, fixed_inputs))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
-        inputs = dict(zip(inputs, self.recorder.reorder(*inputs.values())))
-        self.loss = super().training_step(model, inputs, *rest)
+        self.loss = super().training_step(model, self.recorder.reorder(inputs), *rest)
         return self.loss
 
 
 class Record(TrainerCallback):
-    def __init__(self, trainer: Recorded, fixed_inputs: dict[str, Tensor]) -> None:
+    def __init__(self, trainer: RecordedTrainer, fixed_inputs: dict[str, Tensor]) -> None:
         self.trainer, self.inputs = trainer, fixed_inputs
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
