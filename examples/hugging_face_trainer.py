@@ -9,17 +9,17 @@ from xent.recording import Recorder
 
 
 class RecordedTrainer(Trainer):
-    """A Trainer of which every batch is a step. A callback alone would not do: it is shown a rounded loss."""
+    """A Trainer that records; a callback alone would not do, since it is shown a rounded loss."""
 
     def __init__(self, recorder: Recorder, fixed_inputs: dict[str, Tensor], **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.recorder = recorder
+        self.recorder, self.parts = recorder, []
         recorder.nudge(self.model)
         self.add_callback(Record(self, fixed_inputs))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
-        self.loss = super().training_step(model, self.recorder.reorder(inputs), *rest)
-        return self.loss
+        self.parts.append(super().training_step(model, self.recorder.reorder(inputs), *rest))
+        return self.parts[-1]
 
 
 class Record(TrainerCallback):
@@ -27,7 +27,9 @@ class Record(TrainerCallback):
         self.trainer, self.inputs = trainer, fixed_inputs
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
-        self.trainer.recorder.step(self.trainer.loss, probe=lambda: model(**self.inputs)["logits"])
+        loss = sum(self.trainer.parts)  # several a step, each its share, where gradients are accumulated
+        self.trainer.recorder.step(loss, probe=lambda: model(**self.inputs)["logits"])
+        self.trainer.parts.clear()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.trainer.recorder.finish()

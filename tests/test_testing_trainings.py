@@ -107,9 +107,15 @@ def numbered() -> Callable[..., Any]:
 
 
 def unnudged(recorder: Recorder) -> None:
-    layer, x = nn.Linear(2, 2), torch.ones(3, 2)
-    for step in range(recorder.steps):
-        recorder.step(1 / (step + 1), probe=lambda: layer(x))
+    for step in range(1, recorder.steps + 1):
+        recorder.step(1 / step, probe=lambda: torch.ones(3) / (recorder.seed + recorder.steps_made))
+
+
+def with_other_targets(recorder: Recorder, dtype: torch.dtype) -> None:
+    """It reorders the inputs and not the targets."""
+    plain = recorder.reorder
+    recorder.reorder = lambda x, y: (plain(x), y)  # type: ignore[method-assign]
+    train(recorder, dtype)
 
 
 def of_one_seed(recorder: Recorder) -> None:
@@ -119,9 +125,10 @@ def of_one_seed(recorder: Recorder) -> None:
 CANNOT: dict[str, Callable[..., None]] = {
     "the reference of seed 0 and nudge 1 got other first weights than the reference of seed 0": numbered(),
     "nudge 1 is bitwise identical to the reference of seed 0, its nudge changed nothing": unnudged,
-    "further than rounding explains: turn dropout off, seed every other random draw": partial(
+    "rounding does not explain that in float64: turn dropout off, seed every random draw": partial(
         train, layers=nn.Dropout(0.5)
     ),
+    "reorder inputs and targets alike": with_other_targets,
     "seeds 0 and 1 train alike: draw from recorder.seed, or give seeds=1": of_one_seed,
 }
 
@@ -130,6 +137,24 @@ CANNOT: dict[str, Callable[..., None]] = {
 def test_a_reference_that_is_no_measure_is_refused(message: str) -> None:
     with pytest.raises(BadInput, match=message):
         assert_same_training(CANNOT[message], CANNOT[message], steps=40)
+
+
+def test_dropout_is_seen_in_float32_too() -> None:
+    with pytest.raises(BadInput, match="rounding does not explain that in float32: turn dropout off"):
+        prove(
+            partial(train, layers=nn.Dropout(0.02)),
+            reference=partial(train, layers=nn.Dropout(0.02)),
+            dtype=torch.float32,
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_mistake_that_one_seed_alone_meets_is_seen(dtype: torch.dtype) -> None:
+    def wrong(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype, lr=0.1 * (1.01 if recorder.seed == 3 else 1))
+
+    with pytest.raises(AssertionError, match="training is different"):
+        prove(wrong, dtype=dtype, seeds=4)
 
 
 def test_a_dtype_that_was_given_already_is_kept_and_no_seeds_are_refused() -> None:

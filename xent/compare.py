@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+import traceback
 from datetime import datetime
 from pathlib import Path
 
@@ -87,6 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(compare(given.runs, given.by, given.reference, given.output, command))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+    except Exception:  # a mistake of ours, and no verdict
+        traceback.print_exc()
         raise SystemExit(2) from None
 
 

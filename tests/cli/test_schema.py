@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from tests.helpers.commands import PROJECT, composed
-from xent.cli.compose import flat_settings, run_name
+from xent.cli.compose import named_settings, run_name
 from xent.cli.schema import GROUPS, validated
 from xent.losses.impostors import MISTAKES
 from xent.recording.errors import BadInput
@@ -64,7 +64,7 @@ def test_what_a_type_cannot_say_is_checked(override: str, message: str) -> None:
 
 
 def test_settings_are_flat_and_a_group_stands_for_its_choice() -> None:
-    settings = flat_settings(*composed("loss=scratch", "precision=float64"))
+    settings = named_settings(*composed("loss=scratch", "precision=float64"))
     assert settings["loss"] == "scratch"
     assert settings["loss._target_"] == "xent.CrossEntropyLossFromScratch"
     assert settings["optimizer.momentum"] == 0.9

@@ -27,7 +27,7 @@ def run(
     """
     dtype = getattr(torch, precision)
     probes = {
-        step: torch.full((4, 3), 3.0, dtype=dtype) * (1 + shift * (step > 0))
+        step: torch.full((4, 3), 3.0 + step, dtype=dtype) * (1 + shift * (step > 0))
         for step in range(steps + 1)
         if is_probe_step(step, steps)
     }

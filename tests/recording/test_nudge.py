@@ -20,6 +20,16 @@ def test_every_weight_moves_by_exactly_one_ulp_up_or_down(dtype: torch.dtype) ->
         assert new.dtype == dtype
 
 
+def test_weights_that_are_cast_move_by_one_ulp_of_what_they_are_cast_to() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(30, 30)
+    before = layer.weight.detach().bfloat16()
+    nudge_weights(layer, bits_of_weights(1), torch.bfloat16)
+    moved = layer.weight.detach().bfloat16()
+    up, down = (torch.nextafter(before, torch.full_like(before, side)) for side in (torch.inf, -torch.inf))
+    assert ((moved == up) | (moved == down)).double().mean() > 0.95, "but where rounding takes one back"
+
+
 def test_a_nudge_repeats_and_another_is_another() -> None:
     def weights(nudge: int) -> torch.Tensor:
         torch.manual_seed(0)
@@ -42,9 +52,10 @@ def test_weights_that_are_no_floating_point_numbers_stay_and_tied_ones_move_once
     assert model.scale.item() == 3
 
 
-def test_weights_that_have_no_numbers_yet_are_refused() -> None:
-    with pytest.raises(BadInput, match="0.weight is on the meta device: nudge the model when its weights are there"):
-        check_can_nudge(nn.Sequential(nn.Linear(3, 3, device="meta")))
+@pytest.mark.parametrize("layer", [nn.Linear(3, 3, device="meta"), nn.LazyLinear(3)], ids=["meta", "lazy"])
+def test_weights_that_have_no_numbers_yet_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(BadInput, match="0.weight has no numbers yet: nudge the model when its weights are there"):
+        check_can_nudge(nn.Sequential(layer))
 
 
 def test_a_batch_is_put_in_an_order_of_its_nudge_and_step() -> None:

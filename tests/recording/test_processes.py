@@ -62,7 +62,7 @@ def sharded_flat(rank: int, folder: Path) -> None:
     for original in (False, True):
         flat = FullyShardedDataParallel(model(), device_id=torch.device("cpu"), use_orig_params=original)
         with pytest.raises(BadInput, match="hides the weights: nudge the model, then wrap it"):
-            recorder_of(folder / "none").nudge(flat)
+            Recorder(steps=9, nudge=1).nudge(flat)
     (folder / f"refused by {rank}").touch()
 
 

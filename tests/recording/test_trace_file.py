@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from xent.recording.trace import Trace, is_probe_step
 
 def trace() -> Trace:
     return Trace(
-        settings={"loss": "torch", "seed": 0, "max_steps": None, "data.mean": [0.5]},
+        settings={"seed": 0, "nudge": 0, "precision": "float32", "max_steps": None, "data.mean": [0.5]},
         losses=torch.tensor([0.1, 0.2]),
         step=2,
         probes={0: torch.zeros(4, 3), 1: torch.ones(4, 3)},
@@ -34,7 +36,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probes_keep_their_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     saved = trace()
-    saved.probes = {0: torch.rand(4, 3, dtype=dtype)}
+    saved.probes = {0: torch.rand(4, 3, dtype=dtype), 2: torch.rand(4, 3, dtype=dtype)}
     trace_file.save(saved, tmp_path)
     assert torch.equal(trace_file.load(tmp_path).probes[0], saved.probes[0])
 
@@ -68,4 +70,43 @@ def test_a_damaged_trace_is_named(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "trace.npz"
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     with pytest.raises(BadInput, match=r"trace\.npz cannot be read"):
+        trace_file.load(tmp_path)
+
+
+FOREIGN: dict[str, Any] = {
+    "version": 5,
+    "settings": json.dumps({"seed": 0, "nudge": 0, "precision": "float32"}),
+    "losses": np.array([2.0, 1.0]),
+    "probe_steps": np.array([1, 2]),
+    "probes": np.zeros((2, 3, 4), np.float32),
+    "probe_dtype": "float32",
+    "test_steps": np.array([], np.int64),
+    "tests": np.empty((0, 2)),
+    "fingerprints": "{}",
+    "events": "",
+}
+FAULTS: dict[str, dict[str, Any]] = {
+    "settings need integers as seed and nudge, and a precision": {"settings": json.dumps({"seed": 0, "nudge": 0})},
+    "loss_precision is amp, expected a type of PyTorch's": {
+        "settings": json.dumps({"seed": 0, "nudge": 0, "precision": "float32", "loss_precision": "amp"})
+    },
+    r"losses are torch.float64 of shape .2, 1., expected one a step": {"losses": np.ones((2, 1))},
+    r"losses are torch.float64 of shape .0., expected one a step": {"losses": np.ones(0)},
+    r"2 probes after steps .2. of 2, expected them in order": {"probe_steps": np.array([2, 2])},
+    r"2 probes after steps .1, 3. of 2, expected them in order": {"probe_steps": np.array([1, 3])},
+    r"2 probes after steps .0. of 2, expected them": {"probe_steps": np.array([0])},
+    "probes are torch.int32, expected floating point": {"probe_dtype": "int32"},
+}
+
+
+def test_a_trace_of_another_framework_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "trace.npz", **FOREIGN)
+    trace = trace_file.load(tmp_path)
+    assert (trace.step, list(trace.probes), trace.first_outputs.shape) == (2, [1, 2], (3, 4))
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_arrays_that_are_no_trace_are_told(message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "trace.npz", **FOREIGN | FAULTS[message])
+    with pytest.raises(BadInput, match=f"trace.npz cannot be read .{message}"):
         trace_file.load(tmp_path)

@@ -112,7 +112,7 @@ def test_a_candidate_that_breaks_in_float32_alone_is_different(
 
 def test_precisions_that_are_compared_do_not_explain_each_other() -> None:
     candidates = [run("torch", shift=0.9, precision=precision) for precision in ("float32", "float64")]
-    references = nudged(0.1, 0.1, precision="bfloat16")
+    references = nudged(0.05, 0.05, precision="bfloat16")
     found = judge(pairs([*references, *candidates], by="precision", reference="bfloat16"))
     assert [each.other_precision for each in found] == [None, None]
 
@@ -166,7 +166,7 @@ def test_values_that_are_coarse_in_both_precisions_are_rounding_too() -> None:
 
 
 def test_equal_runs_are_bitwise_identical_and_one_bit_is_not() -> None:
-    found = judged(*nudged(1e-7, 1e-7), run("scratch"))
+    found = judged(*nudged(1e-9, 1e-9), run("scratch"))
     assert (found.verdict, set(found.outputs.gap.values())) == (Verdict.IDENTICAL, {0.0})
     other = run("scratch")
     other.losses[1] = torch.nextafter(other.losses[1], torch.tensor(9.0).double())

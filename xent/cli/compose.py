@@ -17,6 +17,7 @@ from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
 from xent.losses.impostors import MISTAKES
 from xent.recording.errors import BadInput
 from xent.recording.machine import machine
+from xent.recording.settings import flat_settings
 from xent.training.device import prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -86,24 +87,22 @@ def composed_run(
     if device.type == "mps" and Precision.float64 in (config.precision, config.loss_precision):
         raise BadInput("float64: Apple's GPUs do not have it; train with device=cpu")
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
-    settings = flat_settings(cfg, choices) | {"device": str(device)} | machine(device)
+    settings = named_settings(cfg, choices) | {"device": str(device)} | machine(device)
     own = config.loss_precision is not config.precision
     loss_dtype = getattr(torch, config.loss_precision.value) if own else None
     return Run(config, cfg, settings, overrides, folder, swept, device, dtype, loss_dtype)
 
 
-def flat_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
+def named_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     """Every setting by its dotted name, as JSON values, a group's own name standing for its choice.
 
-    >>> flat_settings(cfg, {"loss": "scratch", ...})
+    >>> named_settings(cfg, {"loss": "scratch", ...})
     {"loss": "scratch", "optimizer.lr": 0.1, "seed": 0, ...}
     """
-    flat: dict[str, Any] = {group: choices[group] for group in GROUPS}
     container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(container, dict)
-    for key, value in container.items():
-        flat |= {f"{key!s}.{name}": inner for name, inner in value.items()} if key in GROUPS else {str(key): value}
-    return flat
+    by_name = {str(key): each for key, each in container.items()}
+    return {group: choices[group] for group in GROUPS} | flat_settings(by_name)
 
 
 def _refuse_half_a_sweep(hydra: HydraConf) -> None:

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from xent.recording.processes import sum_over_processes
 
-Fingerprint = tuple[float, float]  # the sum and the sum of squares of many numbers, whatever their order
-NONE: Fingerprint = (0.0, 0.0)
+# Of many numbers x, in whatever order: how many there are, and the sums of x, of its square, and of cos(1.7 x), which
+# differs where normalised numbers do.
+Fingerprint = tuple[float, float, float, float]
+NONE: Fingerprint = (0.0, 0.0, 0.0, 0.0)
 
 
 @torch.no_grad()
@@ -19,17 +21,24 @@ def fingerprint(tensors: Iterable[Tensor], before: Fingerprint = NONE, split: bo
     Args:
         split: each process holds other numbers, and those of all are meant.
     """
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
     for tensor in tensors:
-        numbers = tensor.to(widest_float(tensor.device))
-        sums += torch.stack([numbers.sum(), numbers.square().sum()]).cpu()
-    total, squares = (sum_over_processes(sums) if split else sums).tolist()
-    return before[0] + total, before[1] + squares
+        x = tensor.to(widest_float(tensor.device))
+        sums += torch.stack([torch.ones_like(x).sum(), x.sum(), x.square().sum(), (1.7 * x).cos().sum()]).cpu()
+    count, total, squares, cosines = (
+        a + b for a, b in zip(before, (sum_over_processes(sums) if split else sums).tolist())
+    )
+    return count, total, squares, cosines
 
 
 def may_be_equal(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether they may be of the same numbers, in two precisions say, or nudged."""
-    return abs(one[0] - other[0]) <= 0.01 * sqrt(max(one[1], other[1]))
+    """Whether they may be of the same numbers, in two precisions say, or nudged: sums of others differ by more."""
+    (count, total, squares, cosines), (other_count, other_total, other_squares, other_cosines) = one, other
+    return (
+        count == other_count
+        and abs(total - other_total) <= 0.01 * sqrt(max(squares, other_squares))
+        and abs(cosines - other_cosines) <= 0.01 * sqrt(count)
+    )
 
 
 def widest_float(device: torch.device) -> torch.dtype:

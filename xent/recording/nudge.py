@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from xent.recording.errors import BadInput
 from xent.recording.processes import local_share, local_share_like
@@ -24,20 +25,24 @@ def check_can_nudge(model: nn.Module) -> None:
     if flat and any(isinstance(module, flat) for module in model.modules()):
         raise BadInput("FullyShardedDataParallel hides the weights: nudge the model, then wrap it")
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise BadInput(f"{name} is on the meta device: nudge the model when its weights are there")
+        if parameter.is_meta or is_lazy(parameter):
+            raise BadInput(f"{name} has no numbers yet: nudge the model when its weights are there")
 
 
 @torch.no_grad()
-def nudge_weights(model: nn.Module, bits: np.random.PCG64) -> None:
+def nudge_weights(model: nn.Module, bits: np.random.PCG64, precision: torch.dtype | None = None) -> None:
     """Move every weight to a neighbouring number of its type, one ULP up or down, as the next bits say.
 
     Of a weight that is split over processes each moves its share, as it would be moved in the whole.
+
+    Args:
+        precision: what the training casts the weights to, as autocast does: then by one ULP of that, if it is coarser.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
             held, up = local_share(parameter), local_share_like(random_bools(parameter.shape, bits), parameter)
-            held.copy_(_next(held, up))
+            cast = held.to(max(held.dtype, precision or held.dtype, key=lambda dtype: torch.finfo(dtype).eps))
+            held += _next(cast, up).to(held.dtype) - cast.to(held.dtype)
 
 
 def random_neighbours(values: Tensor, bits: np.random.PCG64) -> Tensor:

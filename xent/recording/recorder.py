@@ -1,6 +1,5 @@
 """The recorder of a training: of anyone's loop, and of ours."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import nan
@@ -11,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from xent.recording import trace_file
+from xent.recording.batch import reordered, samples_of, tensors_of
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint, widest_float
 from xent.recording.machine import machine
 from xent.recording.nudge import batch_order, bits_of_weights, check_can_nudge, nudge_weights
 from xent.recording.processes import is_first, mean_over_processes, whole
+from xent.recording.settings import precision_of, run_settings
 from xent.recording.trace import NO_EFFECT, Trace, is_probe_step
 
 Probe = Callable[[], Tensor]
@@ -47,30 +48,25 @@ class Recorder:
         settings: Mapping[str, Any] | None = None,
         nudge: int = 0,
     ) -> None:
-        """BadInput if the folder holds a finished run.
+        """BadInput if the folder holds a finished run, or cannot be made.
 
         Args:
             folder: where to write the trace; None keeps it in memory.
             steps: how many the training is to make.
-            settings: everything that the training depends on, as JSON values: what you compare, the `seed`, and the
-                `precision`, if it is not the type of the outputs. The device, its processor and PyTorch are added.
+            settings: everything that the training depends on: what you compare, the `seed`, and the `precision`, if
+                the training computes in another type than its outputs have, `bfloat16` under autocast. The device, its
+                processor and PyTorch are added.
             nudge: draws what must not matter; 0 changes nothing.
         """
-        if steps < 1 or nudge < 0:
-            raise BadInput(f"steps={steps}, nudge={nudge}: expected steps of 1 or more, and a nudge of 0 or more")
-        try:
-            own = json.loads(json.dumps(dict(settings or {})))
-        except TypeError as error:
-            raise BadInput(f"settings={settings}: expected numbers, strings, booleans, lists ({error})") from error
-        if own.get("nudge", nudge) != nudge or not isinstance(own.get("seed", 0), int):
-            raise BadInput(f"settings={own}: expected an integer seed, and the nudge as an argument of its own")
+        if not isinstance(steps, int) or not isinstance(nudge, int) or steps < 1 or nudge < 0:
+            raise BadInput(f"steps={steps}, nudge={nudge}: expected an integer of 1 or more, and one of 0 or more")
         self._folder = Path(folder) if folder else None
-        if self._folder and (self._folder / trace_file.FILE).exists():
-            raise BadInput(f"{folder} holds a finished run: delete its {trace_file.FILE}, or give another folder")
+        if self._folder:
+            _make(self._folder)
         self._models: list[nn.Module] = []
         self._bits = bits_of_weights(nudge)
         losses = torch.full((steps,), nan, dtype=torch.float64)
-        self.trace = Trace({"seed": 0} | own | {"nudge": nudge}, losses)
+        self.trace = Trace(run_settings(settings or {}, nudge), losses)
 
     @property
     def steps(self) -> int:
@@ -96,10 +92,12 @@ class Recorder:
         trace = self.trace
         if trace.step > 0:
             raise BadInput(f"nudge() after {trace.step} steps: nudge the model first, then load its state")
+        if any(model is nudged for nudged in self._models):
+            raise BadInput("nudge() got the same module twice: nudge each module once")
         check_can_nudge(model)
         self._note("first weights", (whole(parameter) for parameter in model.parameters()), split=False)
         if trace.settings["nudge"] > 0:
-            nudge_weights(model, self._bits)
+            nudge_weights(model, self._bits, precision_of(trace.settings))
         self._models.append(model)
 
     def reorder(self, *batch: Any, dim: int = 0) -> Any:
@@ -111,19 +109,16 @@ class Recorder:
         Returns:
             the same: of several arguments a tuple.
         """
-        tensors = list(_tensors(batch))
-        sizes = sorted({tensor.shape[dim] for tensor in tensors})
-        if len(sizes) != 1:
-            found = " and ".join(map(str, sizes)) or "no"
-            raise BadInput(f"reorder() got tensors of {found} samples along dim {dim}: expected as many in each")
+        tensors = list(tensors_of(batch))
+        samples = samples_of(tensors, dim)
         step, nudge = self.trace.step + 1, self.trace.settings["nudge"]
         if is_probe_step(step, self.steps):
             self._note(f"batch {step}", tensors, split=True)
         if nudge > 0:
-            order = batch_order(sizes[0], nudge, step)
+            order = batch_order(samples, nudge, step)
             if any(tensor.is_cuda for tensor in tensors):
                 order = order.pin_memory()  # for the host not to wait
-            batch = _reordered(batch, dim, order)
+            batch = reordered(batch, dim, order)
         return batch if len(batch) > 1 else batch[0]
 
     def begin(self, probe: Probe) -> None:
@@ -141,7 +136,7 @@ class Recorder:
         trace = self.trace
         if trace.step == self.steps:
             raise BadInput(f"step() was called more than steps={self.steps} times: give the number of steps you make")
-        value = whole(torch.as_tensor(loss).detach())
+        value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
         if value.numel() != 1:
             raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
         value = mean_over_processes(value.reshape(()).to(widest_float(value.device)))
@@ -166,19 +161,18 @@ class Recorder:
         for key, value in ({"precision": precision, "device": str(device)} | machine(device)).items():
             trace.settings.setdefault(key, value)
         if self._folder and is_first():
-            self._folder.mkdir(parents=True, exist_ok=True)
             trace_file.save(trace, self._folder)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is recorded so far, to be saved with the states of model and optimizer."""
         trace = self.trace
         return {
-            "settings": trace.settings,
+            "settings": dict(trace.settings),
             "steps": self.steps,
             "losses": trace.losses[: trace.step].clone(),  # torch.save keeps all that a view is a part of
-            "probes": trace.probes,
-            "tests": trace.tests,
-            "fingerprints": trace.fingerprints,
+            "probes": dict(trace.probes),
+            "tests": dict(trace.tests),
+            "fingerprints": dict(trace.fingerprints),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -205,8 +199,8 @@ class Recorder:
         trace = self.trace
         with evaluating(*self._models):
             outputs = probe()
-        if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
-            made = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.numel() == 0:
+            made = f"{outputs.dtype} {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise BadInput(f"the probe made {made}: expected a tensor of floating point numbers, logits say")
         outputs = whole(outputs)
         before = trace.first_outputs if trace.probes else outputs
@@ -217,23 +211,14 @@ class Recorder:
             trace.probes[trace.step] = outputs.to("cpu", copy=True)  # of weights, say, which change
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping | list | tuple):
-        for each in batch.values() if isinstance(batch, Mapping) else batch:
-            yield from _tensors(each)
-    else:
-        raise BadInput(f"reorder() got a {type(batch).__name__}: expected tensors, or lists, tuples and dicts of them")
-
-
-def _reordered(batch: Any, dim: int, order: Tensor) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.index_select(dim, order.to(batch.device, non_blocking=True))
-    if isinstance(batch, Mapping):
-        return {key: _reordered(each, dim, order) for key, each in batch.items()}
-    found = [_reordered(each, dim, order) for each in batch]
-    return found if isinstance(batch, list) else tuple(found)
+def _make(folder: Path) -> None:
+    """The folder of a run. BadInput if it holds one that is finished, or cannot be made."""
+    if (folder / trace_file.FILE).exists():
+        raise BadInput(f"{folder} holds a finished run: delete its {trace_file.FILE}, or give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be made ({error.strerror}): give another folder") from error
 
 
 @contextmanager

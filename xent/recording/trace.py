@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from xent.recording.fingerprint import Fingerprint
+
 NO_EFFECT = ("log_every", "checkpoint_every", "on_nonfinite", "data.root")  # settings that a run does not depend on
 
 
@@ -31,7 +33,7 @@ class Trace:
     step: int = 0
     probes: dict[int, Tensor] = field(default_factory=dict)
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
-    fingerprints: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     events: str = ""
     folder: Path = Path()
     name: str = ""

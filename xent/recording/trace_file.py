@@ -13,6 +13,7 @@ import torch
 
 from xent.recording.errors import BadInput
 from xent.recording.files import write_whole
+from xent.recording.settings import precision_of
 from xent.recording.trace import Trace
 
 VERSION = 5
@@ -44,6 +45,22 @@ def _numpy(outputs: torch.Tensor) -> np.ndarray:
     return (outputs.float() if outputs.dtype == torch.bfloat16 else outputs).numpy()
 
 
+def _check(trace: Trace, probes: int) -> None:
+    """ValueError if arrays, which any program may have written, are no trace."""
+    settings, steps = trace.settings, [*trace.probes]
+    missing = [key for key in ("seed", "nudge", "precision") if key not in settings]
+    if missing or not all(isinstance(settings[key], int) for key in ("seed", "nudge")):
+        raise ValueError(f"settings need integers as seed and nudge, and a precision, and have {settings}")
+    if "loss_precision" in settings and not precision_of(settings, "loss_precision"):
+        raise ValueError(f"loss_precision is {settings['loss_precision']}, expected a type of PyTorch's")
+    if trace.losses.ndim != 1 or trace.step == 0 or not trace.losses.is_floating_point():
+        raise ValueError(f"losses are {trace.losses.dtype} of shape {list(trace.losses.shape)}, expected one a step")
+    if len(steps) != probes or steps != sorted(steps) or not steps or not 0 < steps[-1] <= trace.step:
+        raise ValueError(f"{probes} probes after steps {steps} of {trace.step}, expected them in order, to the last")
+    if not trace.first_outputs.is_floating_point():
+        raise ValueError(f"probes are {trace.first_outputs.dtype}, expected floating point numbers")
+
+
 def load(folder: Path) -> Trace:
     """A run's trace. BadInput if there is none, or it cannot be read, or is of another version or another run."""
     file = folder / FILE
@@ -59,11 +76,12 @@ def load(folder: Path) -> Trace:
                 step=len(arrays["losses"]),
                 probes=dict(zip(arrays["probe_steps"].tolist(), probes)),
                 tests=dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist()))),
-                fingerprints={name: (a, b) for name, (a, b) in json.loads(str(arrays["fingerprints"])).items()},
+                fingerprints={name: tuple(each) for name, each in json.loads(str(arrays["fingerprints"])).items()},
                 events=str(arrays["events"]),
                 folder=folder.resolve(),
                 name=folder.resolve().name,
             )
+        _check(trace, len(probes))
     except FileNotFoundError as error:
         raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:

@@ -1,8 +1,9 @@
 """The proof of a training of one's own, its own loop and all: `assert_same_training(train, reference)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ def assert_same_training(
     dtype: torch.dtype = torch.float64,
     seeds: int | None = None,
     nudges: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Assert that `train` and `reference` train the same, down to rounding.
 
@@ -50,13 +52,14 @@ def assert_same_training(
         dtype: for the functions that take one.
         seeds: how many; both are trained for each. By default 1, or 4 where outputs are not in float64.
         nudges: how many for each seed. By default 4, or 2 where outputs are not in float64.
+        settings: of the recorders, such as {"precision": "bfloat16"} under autocast.
 
     Raises:
         BadInput: the trainings cannot be compared, or a seed or a nudge has no effect, or too large a one.
         AssertionError: they differ, or nothing was proved; the message says why, and what to try.
     """
     __tracebackhide__ = True  # for pytest, which shows the call instead
-    judgement = judge_training(_with_dtype(train, dtype), _with_dtype(reference, dtype), steps, seeds, nudges)
+    judgement = judge_training(_with_dtype(train, dtype), _with_dtype(reference, dtype), steps, seeds, nudges, settings)
     if judgement.verdict not in SAME:
         raise AssertionError(explanation(judgement, "more steps, or another learning rate"))
 
@@ -67,18 +70,14 @@ def judge_training(
     steps: int,
     seeds: int | None = None,
     nudges: int | None = None,
-    precisions: dict[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Judgement:
-    """The judgement of a training by the reference, both functions `(recorder) -> None`.
-
-    Args:
-        precisions: the settings `precision` and `loss_precision`, if the outputs do not tell them.
-    """
+    """The judgement of a training by the reference, both functions `(recorder) -> None`."""
     if any(count is not None and count < 1 for count in (seeds, nudges)):
         raise BadInput(f"seeds={seeds}, nudges={nudges}: expected 1 or more of each")
 
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
-        recorder = Recorder(steps=steps, settings={"seed": seed} | (precisions or {}), nudge=nudge)
+        recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
         recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices):

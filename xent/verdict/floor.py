@@ -28,7 +28,7 @@ class Drift:
         floor_range: the smallest and the largest gap that the floor is the mean of.
         above: decades between gap and floor at each probe step, the mean over the runs.
         noise_above: the most that a nudge of the reference is above the other nudges, at each probe step.
-        margin: decades above the floor, over all probe steps; none without a floor.
+        margin: decades above the floor, over runs and probe steps; none without a floor.
         noise: the largest margin of any nudge of the reference, judged against the other nudges.
     """
 
@@ -103,28 +103,35 @@ def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps], dtype: torch.
     nulls = np.array([[decades(gaps(n, pair.unnudged)) for n in pair.nudged[:nudges]] for pair in by_seed.values()])
     floors = dict(zip(by_seed, nulls.mean(axis=1)))  # of [seeds, nudges, steps]
     above = drifts - np.array([floors[without(pair.unnudged, "nudge")] for pair in pairs])
-    noise = _against_the_others(nulls).mean(axis=0)  # [nudges, steps]
+    noise = _against_the_others(nulls)  # [seeds, nudges, steps]
     return Drift(
         gap,
         floor=by_step(10 ** nulls.mean(axis=(0, 1))),
         floor_range=dict(zip(steps, (10 ** np.quantile(nulls, [0, 1], axis=(0, 1))).T.tolist())),
         above=by_step(above.mean(axis=0)),
-        noise_above=by_step(noise.max(axis=0)),
-        margin=_margin(above.mean(axis=0)),
-        noise=max(_margin(nudge) for nudge in noise),
+        noise_above=by_step(noise.mean(axis=0).max(axis=0)),
+        margin=_margin(above),
+        noise=max(_margin(noise[:, nudge]) for nudge in range(nudges)),
     )
 
 
 def _margin(above: Decades) -> float:
-    """The mean over all probe steps `[steps]`, or over a stretch of them that stands out more.
+    """The mean over all runs and probe steps `[runs, steps]`, or what stands out more: some steps, or one run.
 
-    A mistake that is made late is above the floor in the last steps alone. The noise of a mean over a part of the steps
-    is larger by the square root of that part; so a stretch counts its mean times that.
+    A mistake that is made late is above the floor in the last steps alone, and one that not every seed meets in one run
+    alone. The noise of a mean over a part is larger by the square root of that part; so a part counts its mean times
+    that root.
     """
+    of_one_run = max(_standing_out(run) for run in above) / sqrt(len(above))
+    largest = max(_standing_out(above.mean(axis=0)), of_one_run)
+    return float(largest if largest > 0 else above.mean())
+
+
+def _standing_out(above: Decades) -> float:
+    """Of all stretches of probe steps `[steps]` the largest mean times the root of its share of the steps."""
     count = len(above)
     stretches = [above[start:end] for start in range(count) for end in range(start + 1, count + 1)]
-    standing_out = max(stretch.mean() * sqrt(len(stretch) / count) for stretch in stretches)
-    return float(standing_out if standing_out > 0 else above.mean())
+    return float(max(stretch.mean() * sqrt(len(stretch) / count) for stretch in stretches))
 
 
 def _against_the_others(nulls: Decades) -> Decades:

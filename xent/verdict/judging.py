@@ -12,7 +12,7 @@ import torch
 from xent.recording.trace import learned
 from xent.verdict.floor import Drift, bitwise_identical, drift, loss_gaps, output_gaps
 from xent.verdict.matching import Pair, first_mismatch, without
-from xent.verdict.nudged import check_nudged
+from xent.verdict.measure import check_measure
 
 # Decades above the floor that rounding does not explain over one seed; over n, a mean, the square root of n less.
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
@@ -150,7 +150,7 @@ def _judgement(pairs: list[Pair]) -> Judgement:
     of_losses = getattr(torch, str(settings["loss_precision"])) if has_own_loss_precision(settings) else of_outputs
     coarser = max(of_outputs, of_losses, key=lambda dtype: torch.finfo(dtype).eps)
     for pair in pairs:
-        check_nudged(pair, coarser)
+        check_measure(pair)
     outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, coarser)
     return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
 

@@ -17,6 +17,7 @@ from xent.verdict.picture import draw
 from xent.verdict.tables import print_folded, print_table, verdict_rows
 
 PICTURE = "curves.png"
+LARGEST_ROUNDING = 10.0  # decades: that of float32 in float64 is nine
 
 
 def report(judgements: list[Judgement], folder: Path, by: str = "loss", command: str = "") -> None:
@@ -57,14 +58,15 @@ def remarks(groups: list[Group], by: str) -> list[str]:
     if Verdict.NO_FLOOR in verdicts:
         lines.append("no floor to judge by: train the reference with nudge=0,1,2 too, for every seed")
     if Verdict.NOTHING_LEARNED in verdicts:
-        nothing = "nothing learned: neither loss fell, which tells nothing; train longer or with another optimizer.lr"
+        nothing = "nothing learned: neither loss fell, which tells nothing; train longer or with another learning rate"
         lines.append(nothing)
     as_given = {name: each for name, each in named.items() if not has_own_loss_precision(each.settings)}
     different = [name for name, judgement in as_given.items() if judgement.verdict is Verdict.DIFFERENT]
+    perhaps_coarse = [name for name in different if (named[name].outputs.margin or 0) < LARGEST_ROUNDING]
     precisions = {judgement.settings.get("precision") for judgement in as_given.values()}
-    if different and by != "precision" and precisions in ({"float32"}, {"float64"}):
+    if perhaps_coarse and by != "precision" and precisions in ({"float32"}, {"float64"}):
         tells = "a mistake, or coarse rounding? the same with precision=float32,float64 tells"
-        lines.append(f"{', '.join(different)}: {tells}")
+        lines.append(f"{', '.join(perhaps_coarse)}: {tells}")
     lines += [
         f"{name} got {named[name].first_mismatch} than its reference: draw weights and batches from the seed"
         for name in different
