@@ -53,6 +53,10 @@ def sharded(rank: int, folder: Path) -> None:
     recorder, network = recorder_of(folder), model()
     fully_shard(network)
     recorder.nudge(network)
+    alone = model()
+    Recorder(steps=9, nudge=1).nudge(alone)
+    for split, whole in zip(network.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(split.full_tensor(), whole)  # type: ignore[attr-defined]
     train(network, recorder, rank, 2)
 
 

@@ -76,6 +76,16 @@ def test_a_nudge_of_0_changes_nothing_and_others_change_rounding() -> None:
     assert all(a is b for a, b in zip(Recorder(steps=1).reorder(x, y), (x, y)))
 
 
+def test_every_module_is_nudged_by_bits_of_its_own() -> None:
+    recorder, modules = Recorder(steps=1, nudge=1), [nn.Linear(8, 8) for _ in range(2)]
+    for module in modules:
+        nn.init.ones_(module.weight)
+        recorder.nudge(module)
+    first, second = (module.weight.detach() - 1 for module in modules)
+    assert first.all() and second.all() and first.abs().max() < 1e-6
+    assert not torch.equal(first, second)
+
+
 def test_samples_are_reordered_together_along_the_dimension_that_is_named() -> None:
     recorder = Recorder(steps=1, nudge=1)
     x, y = torch.arange(6), torch.arange(12).view(6, 2)
