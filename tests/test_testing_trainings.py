@@ -183,6 +183,13 @@ def test_trainings_of_other_outputs_are_refused() -> None:
         prove(wide)
 
 
+def test_what_is_drawn_from_pytorchs_generator_is_the_same_in_both() -> None:
+    def unseeded(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype, seed=int(torch.randint(100, ())), data_seed=int(torch.randint(100, ())))
+
+    prove(unseeded, reference=unseeded, steps=40)
+
+
 def test_pytorchs_generator_of_random_numbers_is_left_as_it_was() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
