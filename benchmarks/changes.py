@@ -123,7 +123,8 @@ def trained(settings: dict[str, str | int], loss: Loss) -> Trace:
     model = make(train.shape, train.classes, width)
     draw_weights(model, seed)
     setup = CHANGES.get(str(settings["change"]), replace)(Setup(model.to(dtype), loss))
-    recorder = Recorder(steps=steps, settings=settings, nudge=nudge or setup.order)
+    of_run = {key: value for key, value in settings.items() if key != "nudge"}
+    recorder = Recorder(steps=steps, settings=of_run, nudge=nudge or setup.order)
     if nudge:
         recorder.nudge(setup.model)
     with arithmetic(setup):

@@ -1,5 +1,6 @@
 """The examples and tables of docs/cross-entropy.md: `make docs` runs them and writes what they print into the page."""
 
+import ast
 import inspect
 import json
 from collections.abc import Callable, Iterable
@@ -26,9 +27,12 @@ def code(*functions: Callable[..., object]) -> None:
 
 
 def body(function: Callable[..., object]) -> None:
-    """Print the body of a function as a block of code."""
-    _, *lines = inspect.getsource(function).splitlines()
-    print("```python", dedent("\n".join(lines)), "```", sep="\n")
+    """Print the body of a function, without its docstring, as a block of code."""
+    source = dedent(inspect.getsource(function))
+    (node,) = ast.parse(source).body
+    assert isinstance(node, ast.FunctionDef)
+    first = node.body[1] if ast.get_docstring(node) else node.body[0]
+    print("```python", dedent("\n".join(source.splitlines()[first.lineno - 1 :])), "```", sep="\n")
 
 
 def example(function: Callable[[], None]) -> None:

@@ -1,5 +1,7 @@
 """What `xent.cross_entropy` is made of, and how exact it is."""
 
+import ast
+import inspect
 from typing import Any
 
 import mpmath
@@ -7,7 +9,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.exactness import errors, measure, oracle
 from tests.helpers.drop_ins import Loss, each_function
+from xent.losses.scratch import surprise
 
 FORBIDDEN = ("softmax", "logsumexp", "nll_loss", "cross_entropy", "logcumsumexp")
 
@@ -48,6 +52,46 @@ def test_the_recorder_sees_what_is_forbidden() -> None:
     assert {"_log_softmax", "nll_loss_forward", "_log_softmax_backward_data"} <= operations(
         torch.nn.functional.cross_entropy
     )
+
+
+def test_a_row_is_six_statements() -> None:
+    (function,) = ast.parse(inspect.getsource(surprise)).body
+    assert isinstance(function, ast.FunctionDef)
+    assert len(function.body[1:]) <= 6, "after the docstring"
+
+
+@each_function
+def test_a_call_pays_for_no_argument_that_it_does_not_give(loss: Loss) -> None:
+    def forward(**arguments: Any) -> set[str]:
+        logits, target = torch.randn(8, 5, requires_grad=True), torch.arange(8) % 5
+        with Recorder() as recorder:
+            loss(logits, target, **arguments)
+        return recorder.operations
+
+    usual, of_ignored = forward(), {"masked_fill", "masked_fill_", "logical_not", "ones_like"}
+    assert not of_ignored & usual
+    assert of_ignored & forward(ignore_index=2)
+    assert "index" in forward(weight=torch.ones(5)) - usual
+
+
+@each_function
+def test_no_value_is_looked_at_elsewhere_than_on_the_cpu(loss: Loss) -> None:
+    """On a GPU the host would wait. Tensors on the meta device have no values."""
+    logits = torch.randn(8, 5, device="meta", requires_grad=True)
+    target = torch.zeros(8, dtype=torch.int64, device="meta")
+    for arguments in ({}, {"ignore_index": 2}, {"weight": torch.ones(5, device="meta")}, {"label_smoothing": 0.1}):
+        (gradient,) = torch.autograd.grad(loss(logits, target, **arguments), logits)
+        assert gradient.shape == (8, 5)
+
+
+@each_function
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("behind", [0.0, 39.0, 40.0, 41.0, 100.0, 1000.0, -40.0, -1000.0])
+@pytest.mark.parametrize("level", [0.0, 2.0**30, -(2.0**30)])
+def test_however_far_the_target_is_behind(loss: Loss, dtype: torch.dtype, behind: float, level: float) -> None:
+    logits, target = torch.tensor([[0.0, behind, behind - 1]], dtype=dtype) + level, torch.tensor([0])
+    for found, exact in zip(measure(loss, logits, target), oracle(logits, target)):
+        assert errors(found, exact).max() < 100
 
 
 @each_function

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xent.losses.transforms import may_look
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -30,6 +32,8 @@ def check(input: Tensor, target: Tensor, options: Options) -> None:
         NotImplementedError: the input is not of a floating-point type of 16 bits or more.
         RuntimeError: any other mismatch of shapes or types; smoothing outside [0, 1].
     """
+    if _is_usual(input, target, options):
+        return
     weight, ignore_index, reduction, label_smoothing = options
     for name, tensor in {"input": input, "target": target, "weight": weight}.items():
         if not isinstance(tensor, Tensor) and not (name == "weight" and tensor is None):
@@ -55,6 +59,25 @@ def check(input: Tensor, target: Tensor, options: Options) -> None:
             raise RuntimeError(f"weight is {weight.dtype}: expected {input.dtype}, as the input")
         if weight.requires_grad:
             raise RuntimeError("weight requires a gradient: expected one without, for targets that are class indices")
+
+
+def _is_usual(input: Tensor, target: Tensor, options: Options) -> bool:
+    """Whether these are rows of logits, a class index for each, and no other arguments: nothing to check one by one."""
+    weight, ignore_index, reduction, label_smoothing = options
+    return (
+        isinstance(input, Tensor)
+        and isinstance(target, Tensor)
+        and input.dtype in (torch.float32, torch.float64)
+        and target.dtype is torch.int64
+        and input.ndim == 2
+        and target.shape == input.shape[:1]
+        and input.shape[1] > 0
+        and weight is None
+        and type(ignore_index) is int
+        and reduction in REDUCTIONS
+        and type(label_smoothing) is float
+        and label_smoothing == 0
+    )
 
 
 def _check_target(input: Tensor, target: Tensor, ignore_index: int) -> None:
@@ -91,11 +114,17 @@ def class_dim(input: Tensor) -> int:
     return min(input.ndim - 1, 1)
 
 
-def out_of_range(target: Tensor, ignored: Tensor, classes: int) -> IndexError | None:
+def ignored_targets(target: Tensor, ignore_index: int) -> Tensor | None:
+    """Which class indices are ignored; None if none is, where one may look."""
+    ignored = target == ignore_index
+    return None if may_look(ignored) and not ignored.any() else ignored
+
+
+def out_of_range(target: Tensor, ignore_index: int, classes: int) -> IndexError | None:
     """Why indexing with these targets failed on the CPU, if it is for their values. (CUDA stops by an assertion.)"""
     if not target.is_cpu:
         return None
-    wrong = target[~ignored & ((target < 0) | (target >= classes))].unique().tolist()
+    wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))].unique().tolist()
     return (
         IndexError(f"target holds {', '.join(map(str, wrong))}: expected classes 0 to {classes - 1}") if wrong else None
     )

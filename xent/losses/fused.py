@@ -1,34 +1,14 @@
 """Cross entropy with its gradient in closed form: softmax minus target."""
 
-from collections.abc import Callable
-from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from xent.losses import scratch
-from xent.losses.arguments import Options, check, class_dim, is_autocast, out_of_range
+from xent.losses.arguments import Options, check, class_dim, ignored_targets, is_autocast, out_of_range
 from xent.losses.scratch import as_index, batch_loss, log_probabilities, widened
-
-
-def _ask(name: str) -> Callable[..., bool]:
-    """A private function of torch._C; in a PyTorch without it, one that always says yes: slower, and never wrong."""
-    try:
-        found: Callable[..., bool] = attrgetter(name)(torch._C)
-    except AttributeError:
-        return lambda *_: True
-    return found
-
-
-# Is torch.func looking on (grad, vmap, jvp)? It cannot see into a forward pass that makes its gradient itself.
-# A yes leads to the formula of xent.losses.scratch.
-_is_under_torch_func = _ask("_are_functorch_transforms_active")
-# Will this backward pass be asked for again (retain_graph)? A yes keeps the gradient that the forward pass made.
-_graph_is_kept = _ask("_autograd._get_current_graph_task_keep_graph")
-# Are many gradients asked for at once (is_grads_batched)? They do not fit into the one that is kept, so a yes keeps it.
-_is_batch_of_gradients = _ask("_functorch.is_legacy_batchedtensor")
+from xent.losses.transforms import graph_is_kept, is_batch_of_gradients, is_transformed, is_under_torch_func
 
 
 def fused_cross_entropy(
@@ -47,7 +27,7 @@ def fused_cross_entropy(
     follows. A second derivative is autograd's, of the formula of xent.losses.scratch, which also serves torch.compile,
     which fuses operations itself, torch.func and forward mode.
     """
-    if _is_transformed(input, target):
+    if is_transformed(input, target):
         return scratch.cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
     options = Options(weight, ignore_index, reduction, label_smoothing)
     check(input, target, options)
@@ -59,41 +39,35 @@ def fused_cross_entropy(
     return loss if is_autocast(input) else loss.to(input.dtype)
 
 
-def _is_transformed(*tensors: Tensor) -> bool:
-    """Whether something other than autograd's backward pass is looking on."""
-    return (
-        torch.compiler.is_compiling()
-        or _is_under_torch_func()
-        or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
-    )
-
-
 class _Surprise(torch.autograd.Function):
     """The surprise at class indices, weighted and reduced, and on the way its gradient."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, options: Options, wants_gradient: bool) -> Tensor:
-        weight = options.weight
-        ctx.save_for_backward(logits, target, weight)
+        ctx.save_for_backward(logits, target, options.weight)
         ctx.options = options._replace(weight=None)
         logits, dim = logits.detach(), class_dim(logits)  # detached, operations cost less
-        ignored = target == options.ignore_index
-        index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
-        if weight is None:
-            weights = ignored.logical_not().to(logits.dtype)
-        else:
-            weights = weight.to(logits.dtype)[index].masked_fill(ignored, 0)
-        total = weights.sum() if options.reduction == "mean" else 1
-        factor = (weights / total).masked_fill_(ignored, 0)  # what the gradient of each row is multiplied by
+        ignored = ignored_targets(target, options.ignore_index)
+        index = target if ignored is None else target.masked_fill(ignored, 0)  # any class will do, its loss is not used
+        weights = _weights(index, ignored, options, logits.dtype)
+        total: Tensor | int = 1
+        if options.reduction == "mean":
+            total = max(target.numel(), 1) if weights is None else weights.sum()
+        factor: Any = 1 / total if weights is None else (weights / total).unsqueeze(dim)  # of the gradient of each row
+        if ignored is not None:
+            factor = factor.masked_fill(ignored.unsqueeze(dim), 0)  # also where all are, and 0 / 0 is NaN
         ctx.gradient = torch.empty_like(logits) if wants_gradient else None
         try:
-            losses = _rows(logits, index.unsqueeze(dim), factor.unsqueeze(dim), ctx.gradient, dim).squeeze(dim)
+            losses = _rows(logits, index.unsqueeze(dim), factor, ctx.gradient, dim).squeeze(dim)
         except RuntimeError as error:
-            raise out_of_range(target, ignored, logits.shape[dim]) or error from None
-        if weight is not None:
+            raise out_of_range(target, options.ignore_index, logits.shape[dim]) or error from None
+        if weights is not None:
             losses *= weights
-        losses.masked_fill_(ignored, 0)
-        return losses if options.reduction == "none" else losses.sum() / total
+        if ignored is not None:
+            losses.masked_fill_(ignored, 0)
+        if options.reduction == "none":
+            return losses
+        return losses.mean() if weights is None and options.reduction == "mean" else losses.sum() / total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -102,7 +76,7 @@ class _Surprise(torch.autograd.Function):
         if torch.is_grad_enabled():  # asked for with create_graph: in operations that can be differentiated again
             loss = scratch.cross_entropy(logits, target, *ctx.options._replace(weight=weight))
             (gradient,) = torch.autograd.grad(loss, logits, grad, create_graph=True)
-        elif _graph_is_kept() or _is_batch_of_gradients(grad) or _is_under_torch_func():
+        elif graph_is_kept() or is_batch_of_gradients(grad) or is_under_torch_func():
             gradient = ctx.gradient * by_row
         else:
             gradient = ctx.gradient.mul_(by_row)
@@ -110,7 +84,15 @@ class _Surprise(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def _rows(logits: Tensor, index: Tensor, factor: Tensor, gradient: Tensor | None, dim: int) -> Tensor:
+def _weights(index: Tensor, ignored: Tensor | None, options: Options, dtype: torch.dtype) -> Tensor | None:
+    """Of each target, 0 of those that are ignored; None if all count alike."""
+    if options.weight is None:
+        return None if ignored is None else ignored.logical_not().to(dtype)
+    weights = options.weight.to(dtype)[index]
+    return weights if ignored is None else weights.masked_fill(ignored, 0)
+
+
+def _rows(logits: Tensor, index: Tensor, factor: Tensor | float, gradient: Tensor | None, dim: int) -> Tensor:
     """The surprise of each row; fills `gradient` with `factor (p_c - [c = t])`.
 
     Of a row's terms `exp(z_j - m)` the target's own is kept apart from the sum of the others: where it is the largest,

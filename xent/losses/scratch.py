@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from xent.losses.arguments import Options, check, class_dim, is_autocast, out_of_range
+from xent.losses.arguments import Options, check, class_dim, ignored_targets, is_autocast, out_of_range
+from xent.losses.transforms import may_look
 
 ExpectedSurprise = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -53,28 +54,33 @@ def cross_entropy(
 
 
 def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
-    """`-log p_t` of every row, exact for confident rows too.
+    """`-log p_t = log(1 + o)` of every row, `o = (1 - p_t) / p_t` being the odds against its target.
 
-    Where the target has the largest logit, `m = z_t` and the formula reads `log(1 + sum_{j != t} exp(z_j - z_t))`.
-    Added to 1, a small sum would lose its digits; log1p keeps them. The gradient at the target, `p_t - 1`, would lose
-    them too; as the gradient of every `z_j - z_t` it is `-sum_{j != t} p_j`, where nothing cancels. So rows with their
-    target on top leave its term out of the sum. Other rows have it among their terms, and take the largest for the 1.
+        o  =  sum_{j != t} exp(z_j - z_t)
+
+    It is exact for sure rows too: where `o` is tiny, log1p keeps its digits, and the derivative with respect to `z_t`
+    is `-o / (1 + o)`, which is `p_t - 1` and subtracts nothing. Where the target is far behind, by more than 40, the
+    exp could overflow; there `log(1 + o)` is `log o` to the last bit of float64, and `m = max_j z_j` comes out of it:
+
+        log o  =  log(sum_{j != t} exp(z_j - m)) + (m - z_t)
 
     Args:
         logits: with the classes along `dim`.
         index: the target of each row, of the shape of `logits` but for a 1 along `dim`.
     """
-    # A constant: what is subtracted cancels, and so does its gradient.
-    largest = logits.detach().amax(dim, keepdim=True)
-    at_target = logits.gather(dim, index)
-    wrong = at_target < largest  # rows that predict another class
-    shifted = logits - torch.where(wrong, largest, at_target)  # z_j - m, and m is z_t for rows with the target on top
-    distance = largest - torch.where(wrong, at_target, largest)  # m - z_t, without a gradient where that is zero
-    leave_out = torch.where(wrong, torch.zeros_like(largest), -torch.inf)  # exp(-inf) = 0
-    with torch.no_grad():
-        shifted.scatter_add_(dim, index, leave_out)
-    terms = shifted.exp_().sum(dim, keepdim=True)
-    return (torch.log1p(terms - wrong.to(terms.dtype)) + distance).squeeze(dim)
+    largest, at_target = logits.detach().amax(dim, keepdim=True), logits.gather(dim, index)
+    far = at_target < largest - 40
+    if may_look(far) and not far.any():
+        return torch.log1p(others(logits - at_target, index, dim)).squeeze(dim)
+    odds = others(logits - torch.where(far, largest, at_target), index, dim)
+    return (torch.log1p(odds - far.to(odds.dtype)) + torch.where(far, largest - at_target, 0.0)).squeeze(dim)
+
+
+def others(ahead: Tensor, index: Tensor, dim: int) -> Tensor:
+    """`sum_{j != t} exp(a_j)` of every row, with a 1 along `dim`. `ahead` is written over."""
+    nothing = torch.full_like(index, -torch.inf, dtype=ahead.dtype)  # exp(-inf) = 0, and so is its gradient
+    ahead.detach().scatter_add_(dim, index, nothing)
+    return ahead.exp_().sum(dim, keepdim=True)
 
 
 def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:
@@ -97,26 +103,27 @@ def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tenso
     dim = class_dim(input)
     logits = widened(input)
     dtype = logits.dtype if is_autocast(input) else input.dtype
-    total: Tensor | int
+    total: Tensor | None = None
     if target.is_floating_point():
         weight = options.weight
         dtype = torch.promote_types(dtype, target.dtype if weight is None else torch.result_type(target, weight))
         losses = expected_surprise(logits, smoothed_and_weighted(target.to(logits.dtype), options, dim), dim)
-        total = losses.numel()
     else:
         losses, total = index_losses(expected_surprise, logits, as_index(target, input), options)
     if options.reduction == "none":
         return losses.to(dtype)
-    return (losses.sum() / total if options.reduction == "mean" else losses.sum()).to(dtype)
+    if options.reduction == "sum":
+        return losses.sum().to(dtype)
+    return (losses.mean() if total is None else losses.sum() / total).to(dtype)
 
 
 def index_losses(
     expected_surprise: ExpectedSurprise, logits: Tensor, target: Tensor, options: Options
-) -> tuple[Tensor, Tensor]:
-    """The losses for class indices, and the number of those that count: the sum of their weights."""
+) -> tuple[Tensor, Tensor | None]:
+    """The losses for class indices, and the sum of the weights of those that count; None if all do, and alike."""
     dim, weight = class_dim(logits), options.weight
-    ignored = target == options.ignore_index
-    index = target.masked_fill(ignored, 0)  # any class will do, its loss is not used
+    ignored = ignored_targets(target, options.ignore_index)
+    index = target if ignored is None else target.masked_fill(ignored, 0)  # any class will do, its loss is not used
     try:
         if options.label_smoothing > 0:
             one_hot = torch.zeros_like(logits).scatter(dim, index.unsqueeze(dim), 1)
@@ -124,14 +131,16 @@ def index_losses(
         else:
             losses = surprise(logits, index.unsqueeze(dim), dim)
     except RuntimeError as error:
-        raise out_of_range(target, ignored, logits.shape[dim]) or error from None
-    if weight is None:
-        total = ignored.numel() - ignored.count_nonzero()
-    else:
-        of_target = weight.to(torch.promote_types(weight.dtype, logits.dtype))[index]
-        losses = losses if options.label_smoothing > 0 else losses * of_target
-        total = of_target.masked_fill(ignored, 0).sum()
-    return losses.masked_fill(ignored, 0), total
+        raise out_of_range(target, options.ignore_index, logits.shape[dim]) or error from None
+    if weight is None and ignored is None:
+        return losses, None
+    weights = torch.ones_like(losses)
+    if weight is not None:
+        weights = weight.to(torch.promote_types(weight.dtype, logits.dtype))[index]
+        losses = losses if options.label_smoothing > 0 else losses * weights
+    if ignored is None:
+        return losses, weights.sum()
+    return losses.masked_fill(ignored, 0), weights.masked_fill(ignored, 0).sum()
 
 
 def widened(input: Tensor) -> Tensor:

@@ -1,0 +1,40 @@
+"""Who else looks on while a loss is computed: torch.compile, torch.func, autograd's forward mode."""
+
+from collections.abc import Callable
+from operator import attrgetter
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def _ask(name: str) -> Callable[..., bool]:
+    """A private function of torch._C; in a PyTorch without it, one that always says yes: slower, and never wrong."""
+    try:
+        found: Callable[..., bool] = attrgetter(name)(torch._C)
+    except AttributeError:
+        return lambda *_: True
+    return found
+
+
+# Is torch.func looking on (grad, vmap, jvp)?
+is_under_torch_func = _ask("_are_functorch_transforms_active")
+# Will this backward pass be asked for again (retain_graph)?
+graph_is_kept = _ask("_autograd._get_current_graph_task_keep_graph")
+# Are many gradients asked for at once (is_grads_batched)?
+is_batch_of_gradients = _ask("_functorch.is_legacy_batchedtensor")
+
+
+def is_traced() -> bool:
+    """Whether the call is compiled or transformed, so that tensors have no values yet."""
+    return torch.compiler.is_compiling() or is_under_torch_func()
+
+
+def may_look(tensor: Tensor) -> bool:
+    """Whether to branch on values: on the CPU, where nobody waits for them, in a call that is not traced."""
+    return tensor.is_cpu and type(tensor) is Tensor and not is_traced()
+
+
+def is_transformed(*tensors: Tensor) -> bool:
+    """Whether something other than autograd's backward pass is looking on."""
+    return is_traced() or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
