@@ -190,6 +190,17 @@ def test_what_is_drawn_from_pytorchs_generator_is_the_same_in_both() -> None:
     prove(unseeded, reference=unseeded, steps=40)
 
 
+def test_two_hundred_steps_are_made_if_none_are_given() -> None:
+    made = []
+
+    def counting(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype)
+        made.append(recorder.steps_made)
+
+    assert_same_training(counting, counting, nudges=1)
+    assert made == [200] * 3
+
+
 def test_pytorchs_generator_of_random_numbers_is_left_as_it_was() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)

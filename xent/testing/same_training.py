@@ -27,7 +27,7 @@ def assert_same_training(
     train: Train,
     reference: Train,
     *,
-    steps: int,
+    steps: int = 200,
     dtype: torch.dtype = torch.float64,
     seeds: int | None = None,
     nudges: int | None = None,
@@ -48,7 +48,7 @@ def assert_same_training(
     weights and batches from it. The reference is trained again for each nudge.
 
     Args:
-        steps: of each training.
+        steps: of each training, `recorder.steps`.
         dtype: for the functions that take one.
         seeds: how many; both are trained for each. By default 1, or 4 where outputs are not in float64.
         nudges: how many for each seed. By default 4, or 2 where outputs are not in float64.
