@@ -79,7 +79,7 @@ def print_start(run: Run, recorder: Recorder) -> None:
     """What a single run is, and from where it goes on; of a sweep its first line says that."""
     if not run.swept:
         what = " ".join(f"{key}={run.settings[key]}" for key in ("loss", "model", "data", "device"))
-        made = recorder.trace.step
+        made = recorder.steps_made
         begins = f"going on after step {made} of" if made else "training for"
         print(f"{what}: {begins} {recorder.steps} steps", flush=True)
 

@@ -17,11 +17,11 @@ def _ask(name: str) -> Callable[..., bool]:
     return found
 
 
-# Is torch.func looking on (grad, vmap, jvp)?
+# Is torch.func looking on (grad, vmap, jvp)? It cannot see into a forward pass that makes its gradient itself.
 is_under_torch_func = _ask("_are_functorch_transforms_active")
-# Will this backward pass be asked for again (retain_graph)?
+# Will this backward pass be asked for again (retain_graph)? A yes keeps the gradient that the forward pass made.
 graph_is_kept = _ask("_autograd._get_current_graph_task_keep_graph")
-# Are many gradients asked for at once (is_grads_batched)?
+# Are many gradients asked for at once (is_grads_batched)? They do not fit into the one that is kept, so a yes keeps it.
 is_batch_of_gradients = _ask("_functorch.is_legacy_batchedtensor")
 
 
