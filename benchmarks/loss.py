@@ -4,6 +4,9 @@ Forward and backward of each loss, as a ratio to `F.cross_entropy`, and of a pla
 every round each runs in turn, so that what disturbs the machine disturbs all; the median of the rounds' ratios is
 printed. Memory is the peak of what is allocated during a step, the gradient included, in multiples of the logits.
 `compiled=true` adds each loss under `torch.compile`, for one or two minutes more.
+
+On Linux, most of the time of a large batch can be the system's, which takes large blocks of memory back and hands them
+out again; `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000` before the command keeps them.
 """
 
 import gc

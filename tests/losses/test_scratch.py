@@ -86,12 +86,23 @@ def test_no_value_is_looked_at_elsewhere_than_on_the_cpu(loss: Loss) -> None:
 
 @each_function
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("behind", [0.0, 39.0, 40.0, 41.0, 100.0, 1000.0, -40.0, -1000.0])
+@pytest.mark.parametrize("behind", [0.0, 39.0, 40.0, 41.0, 87.0, 100.0, 1000.0, -40.0, -1000.0])
 @pytest.mark.parametrize("level", [0.0, 2.0**30, -(2.0**30)])
 def test_however_far_the_target_is_behind(loss: Loss, dtype: torch.dtype, behind: float, level: float) -> None:
     logits, target = torch.tensor([[0.0, behind, behind - 1]], dtype=dtype) + level, torch.tensor([0])
     for found, exact in zip(measure(loss, logits, target), oracle(logits, target)):
         assert errors(found, exact).max() < 100
+
+
+@each_function
+@pytest.mark.parametrize("behind", [-20.0, 0.0, 39.0, 60.0, 87.0])
+def test_second_derivative_however_far_the_target_is_behind(loss: Loss, behind: float) -> None:
+    """`p_t (1 - p_t)` by `z_t` twice; in float32 neither the odds nor their square overflow."""
+    logits = torch.tensor([[0.0, behind]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(logits, torch.tensor([0])), logits, create_graph=True)
+    (second,) = torch.autograd.grad(gradient[0, 0], logits)
+    exact = float(mpmath.exp(behind) / (1 + mpmath.exp(behind)) ** 2)
+    assert second.tolist()[0] == pytest.approx([exact, -exact], rel=1e-5)
 
 
 @each_function

@@ -36,7 +36,7 @@ def fused_cross_entropy(
     logits = widened(input)
     wants_gradient = torch.is_grad_enabled() and input.requires_grad
     loss: Tensor = _Surprise.apply(logits, as_index(target, input), options, wants_gradient)
-    return loss if is_autocast(input) else loss.to(input.dtype)
+    return loss if loss.dtype == input.dtype or is_autocast(input) else loss.to(input.dtype)
 
 
 class _Surprise(torch.autograd.Function):

@@ -59,28 +59,38 @@ def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
         o  =  sum_{j != t} exp(z_j - z_t)
 
     It is exact for sure rows too: where `o` is tiny, log1p keeps its digits, and the derivative with respect to `z_t`
-    is `-o / (1 + o)`, which is `p_t - 1` and subtracts nothing. Where the target is far behind, by more than 40, the
-    exp could overflow; there `log(1 + o)` is `log o` to the last bit of float64, and `m = max_j z_j` comes out of it:
-
-        log o  =  log(sum_{j != t} exp(z_j - m)) + (m - z_t)
+    is `-o / (1 + o)`, which is `p_t - 1` and subtracts nothing.
 
     Args:
         logits: with the classes along `dim`.
         index: the target of each row, of the shape of `logits` but for a 1 along `dim`.
     """
-    largest, at_target = logits.detach().amax(dim, keepdim=True), logits.gather(dim, index)
+    at_target = logits.gather(dim, index)
+    if may_look(logits):
+        odds = others(logits - at_target, index, dim)
+        if (odds < 1e17).all():  # neither they nor their square, in a second derivative, overflow in float32
+            return torch.log1p(odds)
+    return surprise_far_behind(logits, at_target, index, dim)
+
+
+def surprise_far_behind(logits: Tensor, at_target: Tensor, index: Tensor, dim: int) -> Tensor:
+    """`surprise`, where a target may be so far behind that the exp overflows.
+
+    From 40 on `log(1 + o)` is `log o` to the last bit of float64, and `m = max_j z_j` comes out of it:
+
+        log o  =  log(sum_{j != t} exp(z_j - m)) + (m - z_t)
+    """
+    largest = logits.detach().amax(dim, keepdim=True)
     far = at_target < largest - 40
-    if may_look(far) and not far.any():
-        return torch.log1p(others(logits - at_target, index, dim)).squeeze(dim)
     odds = others(logits - torch.where(far, largest, at_target), index, dim)
-    return (torch.log1p(odds - far.to(odds.dtype)) + torch.where(far, largest - at_target, 0.0)).squeeze(dim)
+    return torch.log1p(odds - far.squeeze(dim).to(odds.dtype)) + torch.where(far, largest - at_target, 0.0).squeeze(dim)
 
 
 def others(ahead: Tensor, index: Tensor, dim: int) -> Tensor:
-    """`sum_{j != t} exp(a_j)` of every row, with a 1 along `dim`. `ahead` is written over."""
+    """`sum_{j != t} exp(a_j)` of every row. `ahead` is written over."""
     nothing = torch.full_like(index, -torch.inf, dtype=ahead.dtype)  # exp(-inf) = 0, and so is its gradient
     ahead.detach().scatter_add_(dim, index, nothing)
-    return ahead.exp_().sum(dim, keepdim=True)
+    return ahead.exp_().sum(dim)
 
 
 def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:
@@ -102,7 +112,7 @@ def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tenso
     """
     dim = class_dim(input)
     logits = widened(input)
-    dtype = logits.dtype if is_autocast(input) else input.dtype
+    dtype = logits.dtype if logits.dtype == input.dtype or is_autocast(input) else input.dtype
     total: Tensor | None = None
     if target.is_floating_point():
         weight = options.weight
@@ -110,11 +120,11 @@ def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tenso
         losses = expected_surprise(logits, smoothed_and_weighted(target.to(logits.dtype), options, dim), dim)
     else:
         losses, total = index_losses(expected_surprise, logits, as_index(target, input), options)
-    if options.reduction == "none":
-        return losses.to(dtype)
     if options.reduction == "sum":
-        return losses.sum().to(dtype)
-    return (losses.mean() if total is None else losses.sum() / total).to(dtype)
+        losses = losses.sum()
+    elif options.reduction == "mean":
+        losses = losses.mean() if total is None else losses.sum() / total
+    return losses if losses.dtype == dtype else losses.to(dtype)
 
 
 def index_losses(
