@@ -13,15 +13,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from xent.cli.build import build
+from xent.cli.build import build, load_data
 from xent.cli.callbacks import callbacks_of
 from xent.cli.compose import Run, register, run_of_job, write_configuration
 from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
+from xent.cli.launch import launch
+from xent.cli.processes import together
 from xent.cli.progress import print_result, print_start
 from xent.cli.resume import checkpoint_of, is_finished, resumed
 from xent.runs import checkpoint
-from xent.runs.lock import locked
-from xent.training.datasets import load
 from xent.training.loop import fit
 
 gc.enable()
@@ -32,16 +32,16 @@ register()
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     with errors_of_a_run(Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN):
-        train(run_of_job(cfg, job))
+        launch(train, run_of_job(cfg, job))
 
 
 def train(run: Run) -> None:
     """Train `run` to its end, from where its folder says that it is."""
-    with locked(run.folder):
+    with together(run):
         saved = checkpoint_of(run)
         if is_finished(run, saved):
             return
-        images, test_images = load(run.config.data, run.device, run.dtype)
+        images, test_images = load_data(run)
         training = build(run, images)
         if saved:
             checkpoint.restore(saved, training)

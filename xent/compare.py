@@ -43,7 +43,8 @@ def compare(
     used = {id(trace) for pair in found for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
     unused = [trace.name for trace in traces if id(trace) not in used]
     if unused:
-        print(f"the reference of no other run, so not used: {', '.join(unused)}")
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        print(f"the reference of no other run, so not used: {', '.join(unused[:3])}{more}")
     verdicts = {judgement.verdict for judgement in judgements}
     if verdicts & {Verdict.DIFFERENT, Verdict.OTHER_VALUES}:
         return 1

@@ -6,12 +6,17 @@ from torch import nn
 
 from xent.cli.compose import Run
 from xent.cli.losses import build_loss
+from xent.cli.processes import first_goes_first
 from xent.cli.schema import Precision
+from xent.cli.torchrun import tell
 from xent.recording import Recorder, trace_file
 from xent.recording.errors import BadInput
+from xent.recording.processes import is_first
 from xent.training.compilation import compile_ahead
 from xent.training.data import Split, batches
+from xent.training.datasets import load
 from xent.training.loop import Training
+from xent.training.parts import Parts, slices
 from xent.training.validate_loss import in_working_type, trial_logits
 from xent.training.weights import draw_weights
 
@@ -31,6 +36,12 @@ def tried_loss(run: Run, classes: int) -> nn.Module:
         return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
 
 
+def load_data(run: Run) -> tuple[Split, Split]:
+    """The data to train on and to test with, on the device. BadInput if it is not there and cannot be downloaded."""
+    with first_goes_first():  # which may download it
+        return load(run.config.data, run.device, run.dtype)
+
+
 def build(run: Run, train: Split) -> Training:
     """Model, loss and optimizer at the first step of a training on `train`. BadInput if they cannot be built."""
     config = run.config
@@ -47,15 +58,52 @@ def build(run: Run, train: Split) -> Training:
         raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
     loss = tried_loss(run, train.classes)
     draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
-    model = model.to(run.dtype)
-    (run.folder / trace_file.FILE).unlink(missing_ok=True)  # of fewer epochs
-    recorder = Recorder(run.folder, steps=steps, settings=run.settings, nudge=config.nudge)
+    model = normalised_across_processes(model, run).to(run.dtype)
+    if config.processes > 1 and any(each.requires_grad for each in loss.parameters()):
+        raise BadInput(
+            f"processes={config.processes}: the loss has weights of its own, which one process alone can train"
+        )
+    Parts.of(loss, config.accumulate, train.classes, run.device)  # refuses what it cannot do
+    if is_first():
+        (run.folder / trace_file.FILE).unlink(missing_ok=True)  # of fewer epochs
+    folder = run.folder if is_first() else None
+    recorder = Recorder(folder, steps=steps, settings=run.settings, nudge=config.nudge)
     recorder.nudge(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)
     autocast = config.precision is Precision.bfloat16
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
     if config.compile:
-        first = next(batches(train, config.batch_size, config.seed, steps=1))
-        print(f"compiled in {compile_ahead(model, loss, *first, autocast, run.loss_dtype):.1f} s")
-    return Training(model, loss, optimizer, recorder, config.batch_size, config.seed, autocast, run.loss_dtype)
+        images, target = next(batches(train, config.batch_size, config.seed, steps=1))
+        rows = slices(config.batch_size, config.processes * config.accumulate)[0]
+        seconds = compile_ahead(model, loss, images[rows], target[rows], autocast, run.loss_dtype)
+        if is_first():
+            print(f"compiled in {seconds:.1f} s")
+    return Training(
+        model,
+        loss,
+        optimizer,
+        recorder,
+        config.batch_size,
+        config.seed,
+        autocast,
+        run.loss_dtype,
+        config.accumulate,
+    )
+
+
+def normalised_across_processes(model: nn.Module, run: Run) -> nn.Module:
+    """The model, with batch normalisation over all processes where PyTorch has that; it is told where it has not."""
+    config = run.config
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return model
+    on_gpus = run.device.type == "cuda"
+    if config.processes > 1 and on_gpus:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    parts = config.accumulate * (1 if on_gpus else config.processes)
+    if parts > 1:
+        tell(
+            f"batch normalisation takes its statistics of each of {parts} parts of a batch, so this is another "
+            "training than that of whole batches; model=mlp, or model.norm=group, has none"
+        )
+    return model

@@ -13,6 +13,7 @@ from xent.cli.losses import build_reference
 from xent.cli.progress import progress, sweep
 from xent.cli.schema import OnNonfinite
 from xent.recording.errors import Stopped
+from xent.recording.processes import is_first
 from xent.recording.trace import learned
 from xent.recording.trace_file import EVENTS
 from xent.runs import checkpoint
@@ -30,8 +31,13 @@ def callbacks_of(
     """Watch over a training from where it is, which is where `saved` says, to its end, or to Stopped or Ctrl-C.
 
     Yields:
-        what is called while it trains, and the newest value of every tag in TensorBoard.
+        what is called while it trains, and the newest value of every tag in TensorBoard; on the first of several
+        processes, and on the others nothing.
     """
+    if not is_first():
+        with interrupted_between_steps(), out_of_memory(run):
+            yield Callbacks(), {}
+        return
     config, trace, steps = run.config, training.recorder.trace, training.recorder.steps
     steps_per_epoch = train.steps_per_epoch(config.batch_size)
     checkpoint_every = config.checkpoint_every or steps_per_epoch
@@ -41,6 +47,7 @@ def callbacks_of(
             left.unlink()
     with (
         interrupted_between_steps() as asked,
+        out_of_memory(run),
         RunLog(run.folder, trace.settings, saved["log"] if saved else None) as events,
         progress(steps, sweep.name(run.overrides) if run.swept else "") as show,
     ):
@@ -68,10 +75,16 @@ def callbacks_of(
         if saved is None:
             save()
         on_nonfinite = stop(run.folder, training, train) if config.on_nonfinite is OnNonfinite.stop else None
-        try:
-            yield Callbacks(log, after_step, on_nonfinite), events.newest
-        except torch.OutOfMemoryError as error:
-            raise Stopped(
-                f"batch_size={config.batch_size} does not fit into the memory of {run.device}: "
-                f"try batch_size={max(1, config.batch_size // 2)}"
-            ) from error
+        yield Callbacks(log, after_step, on_nonfinite), events.newest
+
+
+@contextmanager
+def out_of_memory(run: Run) -> Iterator[None]:
+    """Say what to try where memory does not suffice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Stopped(
+            f"batch_size={run.config.batch_size} does not fit into the memory of {run.device}: "
+            f"try accumulate={2 * run.config.accumulate}, which is the same training"
+        ) from error

@@ -14,14 +14,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xent.cli.losses import OF_PYTORCH
 from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
+from xent.cli.torchrun import began, started_together
 from xent.losses.impostors import MISTAKES
 from xent.recording.errors import BadInput
 from xent.recording.machine import machine
+from xent.recording.processes import is_first
 from xent.recording.settings import flat_settings
 from xent.training.device import prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 IMPOSTOR = "xent.losses.impostors.Impostor"
+MEAN_OF_MEANS = "xent.losses.impostors.MeanOfMeans"
 
 
 class Run(NamedTuple):
@@ -46,7 +49,9 @@ def register() -> None:
     store.store(group="schema/optimizer", name="adamw", node=AdamW)
     for mistake in MISTAKES:
         store.store(group="loss/impostor", name=mistake, node={"_target_": IMPOSTOR, "mistake": mistake})
+    store.store(group="loss/impostor", name="mean_of_means", node={"_target_": MEAN_OF_MEANS})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("began", began, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("impostors", lambda: ",".join(f"impostor/{m}" for m in MISTAKES), replace=True)
 
 
@@ -83,14 +88,22 @@ def composed_run(
     """
     _keep_own(cfg, choices["loss"], swept, searched)
     config = validated(cfg)
+    if started_together() not in (1, config.processes):
+        raise BadInput(f"processes={config.processes}: torchrun has started {started_together()}, leave it out")
     device = prepare(config.device)
     if device.type == "mps" and Precision.float64 in (config.precision, config.loss_precision):
         raise BadInput("float64: Apple's GPUs do not have it; train with device=cpu")
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
-    settings = named_settings(cfg, choices) | {"device": str(device)} | machine(device)
     own = config.loss_precision is not config.precision
     loss_dtype = getattr(torch, config.loss_precision.value) if own else None
-    return Run(config, cfg, settings, overrides, folder, swept, device, dtype, loss_dtype)
+    settings = named_settings(cfg, choices)
+    return on_this_process(Run(config, cfg, settings, overrides, folder, swept, device, dtype, loss_dtype))
+
+
+def on_this_process(run: Run) -> Run:
+    """The run with the device and the machine of this process, one of several, in it."""
+    device = prepare(run.config.device)
+    return run._replace(device=device, settings=run.settings | {"device": str(device)} | machine(device))
 
 
 def named_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def named_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
 def _refuse_half_a_sweep(hydra: HydraConf) -> None:
     """BadInput for a single run of an experiment that sweeps over settings which are not given."""
     given = [override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task]
-    left = [key for key in hydra.sweeper.get("params") or {} if key not in given]
+    left = [key for key in hydra.sweeper.get("params") or {} if key.lstrip("+") not in given]
     if left:
         experiment = " ".join(override for override in hydra.overrides.task if "experiment=" in override)
         raise BadInput(
@@ -128,6 +141,8 @@ def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path
     BadInput.
     """
     own = {"_target_": IMPOSTOR, "mistake": ""} if choice.startswith("impostor/") else {"_target_": "???"}
+    if choice == "impostor/mean_of_means":
+        own = {"_target_": MEAN_OF_MEANS}
     for folder in searched:
         file = folder / "loss" / f"{choice}.yaml"
         if file.exists():
@@ -149,6 +164,8 @@ def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path
 
 def write_configuration(run: Run) -> None:
     """Leave the configuration in the run's folder, as Hydra would, but once it is known that the folder is free."""
+    if not is_first():
+        return
     (run.folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(run.cfg, run.folder / ".hydra" / "config.yaml")
     OmegaConf.save(run.overrides, run.folder / ".hydra" / "overrides.yaml")

@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from xent.cli.compose import CONFIGS
+from xent.cli.processes import Told, ending_at_once
+from xent.cli.torchrun import tell
 from xent.recording.errors import BadInput, Stopped
 from xent.runs import traces
 from xent.runs.checkpoint import how_to_resume
@@ -31,14 +33,15 @@ def errors_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
         _discard(folder)
         _refuse(error)
     except Stopped as error:
-        print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
+        if not isinstance(error, Told):
+            print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
         if swept:
             raise  # when the other runs of the sweep are trained
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         _discard(folder)
         kept = f"to go on: {how_to_resume(folder)}" if folder.exists() else "before training began"
-        print(f"stopped; {kept}", file=sys.stderr)
+        tell(f"stopped; {kept}")
         raise SystemExit(130) from None
     except Exception as error:  # a mistake, ours or in what was named as loss._target_
         traceback.print_exception(error)
@@ -50,11 +53,12 @@ def errors_of_a_command() -> Iterator[None]:
     """End with what went wrong outside of a run, in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it finds, for us to say in one line
     try:
-        yield
+        with ending_at_once():
+            yield
     except (YAMLError, UnicodeDecodeError) as error:
         _refuse(BadInput(f"{_unreadable_yaml()} cannot be read ({error}): get it back"))
     except Stopped:
-        print("not compared: a run had to stop", file=sys.stderr)
+        tell("not compared: a run had to stop")
         raise SystemExit(1) from None
     except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
         if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of which are both
@@ -89,5 +93,5 @@ def _refuse(error: Exception) -> NoReturn:
     message = str(error)
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in message:
         message += f": {error.__cause__}"
-    print(" ".join(message.partition("Config search path")[0].split()), file=sys.stderr)
+    tell(" ".join(message.partition("Config search path")[0].split()))
     raise SystemExit(2)

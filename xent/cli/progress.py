@@ -13,6 +13,7 @@ from rich.text import Text
 
 from xent.cli.compose import Run
 from xent.recording import Recorder
+from xent.recording.processes import is_first
 
 Show = Callable[[int, dict[str, float]], None]
 
@@ -77,7 +78,7 @@ class StepsPerSecond(ProgressColumn):
 
 def print_start(run: Run, recorder: Recorder) -> None:
     """What a single run is, and from where it goes on; of a sweep its first line says that."""
-    if not run.swept:
+    if not run.swept and is_first():
         what = " ".join(f"{key}={run.settings[key]}" for key in ("loss", "model", "data", "device"))
         made = recorder.steps_made
         begins = f"going on after step {made} of" if made else "training for"
@@ -86,6 +87,8 @@ def print_start(run: Run, recorder: Recorder) -> None:
 
 def print_result(run: Run, newest: dict[str, float], steps: int, seconds: float) -> None:
     """The end of a run in a line, and where the rest of it is."""
+    if not is_first():
+        return
     of_test = f"test loss {newest['test/loss']:.4f}, accuracy {newest['test/accuracy']:.2%}"
     if run.swept:
         print(f"{sweep.name(run.overrides)}: {of_test}, {seconds:.1f} s", flush=True)

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from xent.cli.compose import Run
+from xent.cli.processes import from_first
 from xent.recording import trace_file
 from xent.recording.errors import BadInput
+from xent.recording.processes import is_first
 from xent.runs import checkpoint
 from xent.runs.traces import SWEEP
 
@@ -36,8 +38,11 @@ def resumed(arguments: list[str]) -> list[str]:
 
 
 def checkpoint_of(run: Run) -> dict[str, Any] | None:
-    """The checkpoint that a run is to go on from; None at its beginning. BadInput if its folder holds another run."""
-    saved = checkpoint.load(run.folder)
+    """The checkpoint that a run is to go on from; None at its beginning. BadInput if its folder holds another run.
+
+    The first process reads it, for all.
+    """
+    saved = from_first(checkpoint.load(run.folder) if is_first() else None)
     if saved:
         checkpoint.check_same_run(saved, run.settings, run.folder)
     elif (run.folder / trace_file.FILE).exists():
@@ -49,10 +54,11 @@ def checkpoint_of(run: Run) -> dict[str, Any] | None:
 
 def is_finished(run: Run, saved: dict[str, Any] | None) -> bool:
     """Whether the run came to its end, which is said then. A run of fewer epochs has not."""
-    if not saved or not (run.folder / trace_file.FILE).exists():
+    if not saved or not from_first((run.folder / trace_file.FILE).exists()):
         return False
     if saved["recorder"]["settings"]["epochs"] != run.config.epochs:
         return False
-    trace_file.load(run.folder)
-    print(f"{run.folder} is finished, after {len(saved['recorder']['losses'])} steps")
+    if is_first():
+        trace_file.load(run.folder)
+        print(f"{run.folder} is finished, after {len(saved['recorder']['losses'])} steps")
     return True

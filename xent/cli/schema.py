@@ -9,6 +9,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from xent.recording.errors import BadInput
 from xent.training.datasets import Data
+from xent.training.models import NORMS
 
 GROUPS = ("loss", "model", "data", "optimizer")
 
@@ -31,13 +32,16 @@ OnNonfinite = Enum("OnNonfinite", ["stop", "continue"])
 
 @dataclass
 class Model:
-    """A function `(shape, classes, width) -> torch.nn.Module`; see xent/training/models.py."""
+    """A function `(shape, classes, width, norm) -> torch.nn.Module`; see xent/training/models.py."""
 
     _target_: str
     width: int
+    norm: str
 
     def __post_init__(self) -> None:
         _at_least(1, "model.width", self.width)
+        if self.norm not in NORMS:
+            raise BadInput(f"model.norm={self.norm}: expected {', '.join(NORMS[:-1])} or {NORMS[-1]}")
 
 
 @dataclass
@@ -80,13 +84,20 @@ class Config:
     epochs: int
     max_steps: int | None
     batch_size: int
+    processes: int
+    accumulate: int
+    timeout: int
     log_every: int
     checkpoint_every: int | None
     on_nonfinite: OnNonfinite
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "max_steps", "batch_size", "log_every", "checkpoint_every"):
+        counts = ("epochs", "max_steps", "batch_size", "processes", "accumulate", "timeout", "log_every")
+        for key in (*counts, "checkpoint_every"):
             _at_least(1, key, getattr(self, key))
+        parts = self.processes * self.accumulate
+        if self.batch_size < parts:
+            raise BadInput(f"batch_size={self.batch_size}: expected at least {parts}, for processes times accumulate")
         if self.precision is Precision.float16:
             raise BadInput("precision=float16: expected float32, float64 or bfloat16; loss_precision may be float16")
         if not 0 <= self.seed < 2**63:

@@ -22,6 +22,7 @@ from xent.cli.build import tried_loss
 from xent.cli.compose import composed_run, searched_by_hydra
 from xent.cli.error_messages import errors_of_a_run
 from xent.cli.progress import sweep
+from xent.cli.torchrun import started_together
 from xent.recording.errors import BadInput
 from xent.training.datasets import read
 
@@ -35,6 +36,10 @@ class BeginSweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         values = _values(config)
         with errors_of_a_run(folder, swept=True):
+            if started_together() > 1:
+                raise BadInput(
+                    "torchrun with -m: expected a single run; for a sweep leave torchrun out, give processes=2"
+                )
             for cfg, hydra in _configurations(config, values):
                 run = composed_run(cfg, hydra.runtime.choices, [], folder, True, searched_by_hydra(hydra))
                 images, _ = read(run.config.data.dataset, Path(run.config.data.root))
@@ -83,6 +88,7 @@ class CompareRuns(Callback):
 
     by: str | None = "loss"
     reference: str | None = None
+    output: str = "comparison"  # in the folder of the sweep
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.by is None:
@@ -92,7 +98,7 @@ class CompareRuns(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             command = shlex.join(["python", "train.py", "-m", *config.hydra.overrides.task])
-            compare([folder], self.by, self.reference, command=command)
+            compare([folder], self.by, self.reference, folder / self.output, command)
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
         except Exception as error:  # Hydra would make it a warning and end as if all were well

@@ -132,5 +132,22 @@ class Impostor(nn.Module):
         return self.mistake(logits[counts], target[counts])
 
 
+class MeanOfMeans(nn.Module):
+    """PyTorch's loss, whose ignored targets the training does not know of.
+
+    It shows where a batch is trained on in parts, accumulated or by several processes: each part has a mean of its own,
+    and the mean of these is not that of the batch if more targets are ignored in one than in another. Most libraries
+    had it so, until 2024.
+    """
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        super().__init__()
+        self.loss = nn.CrossEntropyLoss(ignore_index=ignore_index)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        loss: Tensor = self.loss(logits, target)
+        return loss
+
+
 def _at(logits: Tensor, target: Tensor) -> Tensor:
     return logits.gather(1, target[:, None])[:, 0]

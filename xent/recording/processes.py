@@ -6,12 +6,22 @@ from torch import Tensor, distributed
 
 
 def is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return processes() > 1
+
+
+def processes() -> int:
+    """How many train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def process() -> int:
+    """Which of them this is, from 0; its rank."""
+    return distributed.get_rank() if is_distributed() else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes: the only one, or rank 0."""
-    return not is_distributed() or distributed.get_rank() == 0
+    """Whether this process is the one that writes."""
+    return process() == 0
 
 
 def sum_over_processes(numbers: Tensor) -> Tensor:
@@ -24,7 +34,7 @@ def sum_over_processes(numbers: Tensor) -> Tensor:
 
 def mean_over_processes(loss: Tensor) -> Tensor:
     """The mean of what each process holds: of losses, the one whose gradient DistributedDataParallel takes."""
-    return sum_over_processes(loss) / distributed.get_world_size() if is_distributed() else loss
+    return sum_over_processes(loss) / processes() if is_distributed() else loss
 
 
 def whole(tensor: Any) -> Tensor:

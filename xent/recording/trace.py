@@ -8,7 +8,8 @@ from torch import Tensor
 
 from xent.recording.fingerprint import Fingerprint
 
-NO_EFFECT = ("log_every", "checkpoint_every", "on_nonfinite", "data.root")  # settings that a run does not depend on
+# Settings that a run does not depend on.
+NO_EFFECT = ("log_every", "checkpoint_every", "on_nonfinite", "data.root", "timeout")
 
 
 @dataclass

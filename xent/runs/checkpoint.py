@@ -19,6 +19,9 @@ VERSION = 3
 FILE = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 STATES = ("model", "loss", "optimizer", "recorder")
+# Where a run noted what it was begun with: of fewer epochs, the learning rate was another. No run that was always as it
+# is now is matched with it.
+NOTED = {"epochs_before": "epochs", "processes_before": "processes"}
 
 
 def save(folder: Path, training: Training, overrides: list[str], log: dict[str, Any]) -> None:
@@ -78,12 +81,15 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
-    """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and more epochs."""
+    """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and the noted."""
     old = saved["recorder"]["settings"]
+    may_change = {*NO_EFFECT, *NOTED, "processes"}
+    if old.get("processes") != settings.get("processes"):
+        may_change.add("machine.threads")
     changed = [
         f"{key}={old.get(key)}, not {settings.get(key)}"
         for key in old | settings
-        if key not in (*NO_EFFECT, "epochs_before") and old.get(key) != settings.get(key)
+        if key not in may_change and old.get(key) != settings.get(key)
         if key != "epochs" or settings["epochs"] < old["epochs"]
         if old.get(group := key.partition(".")[0]) == settings.get(group) or key == group  # another choice says it all
     ]
@@ -92,16 +98,19 @@ def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path
 
 
 def restore(saved: dict[str, Any], training: Training) -> None:
-    """Put a training, set up from the same settings, where a checkpoint says. More epochs are noted in its settings.
+    """Put a training, set up from the same settings, where a checkpoint says.
+
+    More epochs, or another number of processes, are noted in its settings.
 
     Of the generators of random numbers too, so do this last. BadInput if there are other parameters.
     """
     settings, state = training.recorder.trace.settings, saved["recorder"]
-    before = state["settings"].get("epochs_before", [])
-    if state["settings"]["epochs"] != settings["epochs"]:
-        before = [*before, state["settings"]["epochs"]]
-    if before:  # the learning rate was another: no run of as many epochs from the start is matched with this one
-        settings["epochs_before"] = before
+    for note, key in NOTED.items():
+        before = state["settings"].get(note, [])
+        if state["settings"][key] != settings[key]:
+            before = [*before, state["settings"][key]]
+        if before:
+            settings[note] = before
     as_now = state | {"settings": settings, "steps": training.recorder.steps}  # whether it may be so was checked before
     for name in STATES:
         try:

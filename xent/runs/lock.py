@@ -8,14 +8,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from xent.recording.errors import BadInput
+from xent.recording.processes import is_first
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from training into a folder. The lock ends with the process, however that ends.
 
-    The folder is made, and taken back if nothing was written there. BadInput if another process trains there.
+    The folder is made, and taken back if nothing was written there. Of processes that train together the first does
+    all that. BadInput if another process trains there.
     """
+    if not is_first():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

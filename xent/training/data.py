@@ -47,8 +47,10 @@ class Split:
         return images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
 
-def batches(split: Split, batch_size: int, seed: int, steps: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of a training of `steps` steps, after the first `start`: images and labels.
+def batches(
+    split: Split, batch_size: int, seed: int, steps: int, start: int = 0, rows: slice = slice(None)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a training of `steps` steps, after the first `start`: images, those of `rows`, and all labels.
 
     In each epoch every image comes once, in an order drawn anew. What does not fill a last batch is left out.
 
@@ -67,9 +69,9 @@ def batches(split: Split, batch_size: int, seed: int, steps: int, start: int = 0
             position = slice(step % per_epoch * batch_size, (step % per_epoch + 1) * batch_size)
             chosen = order[position]
             if augmented:
-                images = _cropped(split, chosen, corner[position], flipped[position])
+                images = _cropped(split, chosen[rows], corner[position][rows], flipped[position][rows])
             else:
-                images = split.images.index_select(0, chosen)  # a quarter of the time of split.images[chosen]
+                images = split.images.index_select(0, chosen[rows])  # a quarter of the time of split.images[chosen]
             yield split.normalised(images), split.labels.index_select(0, chosen)
 
 

@@ -14,8 +14,9 @@ def prepare(name: str) -> torch.device:
     keeps 10 of float32's 23 bits.
 
     Args:
-        name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes the first there is of cuda, mps, cpu. BadInput if
-            PyTorch sees no such device.
+        name: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes the first there is of cuda, mps, cpu. Where torchrun
+            started several processes on this machine, `cuda` is a GPU of each one's own. BadInput if PyTorch sees no
+            such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -25,6 +26,14 @@ def prepare(name: str) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
         raise BadInput(f"device={name}: expected auto, cpu, cuda, cuda:1 or mps")
+    at_once = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which torchrun tells
+    if device.type == "cuda" and at_once > 1:
+        if device.index is not None or at_once > torch.cuda.device_count():
+            there = torch.cuda.device_count()
+            raise BadInput(
+                f"device={name}: {at_once} processes here, {there} GPUs; expected device=cuda, and one for each"
+            )
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= seen:
         raise BadInput(

@@ -1,17 +1,21 @@
 """The training loop."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from xent.recording import Recorder
+from xent.recording.processes import is_first, mean_over_processes, process, processes
 from xent.training.data import Split, batches
 from xent.training.evaluation import PROBE, evaluate, predict
 from xent.training.loss_precision import given_to_loss
+from xent.training.parts import Part, Parts, slices, whole_batch
 from xent.training.schedule import one_cycle
 
 
@@ -27,13 +31,14 @@ class Training:
     seed: int  # draws the order of the data and its augmentation
     autocast: bool = False  # compute logits and loss under bfloat16 autocast
     loss_dtype: torch.dtype | None = None  # of the logits that the loss gets, if it is not that of the model's
+    accumulate: int = 1  # parts of a process' batch, whose gradients are added up
 
 
 class Step(NamedTuple):
     """A step whose gradients are computed, as `number`, counted from 1.
 
     Where it is logged, `logits`, in the type that the loss gets them, and `target` are as they were before the loss,
-    and `logits.grad` is kept.
+    and `logits.grad` is kept; all are of the whole batch, on every process.
     """
 
     number: int
@@ -65,11 +70,15 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
     """Train from the step that `training` is at to the last, and record losses, probe and tests.
 
     The host waits for the device only to log, every `log_every` steps, at probe steps and to evaluate, after each
-    epoch.
+    epoch. With several processes, call it in each: they make the steps of one, each with its share of every batch.
     """
     model, optimizer, recorder = training.model, training.optimizer, training.recorder
     device, start, steps, trace = train.labels.device, recorder.trace.step, recorder.steps, recorder.trace
     schedule = one_cycle(optimizer, steps, start)
+    forward = across_processes(model, device)
+    divided = Parts.of(training.loss, training.accumulate, train.classes, device)
+    own = slices(training.batch_size, processes())[process()] if processes() > 1 else slice(None)
+    seen_at_once = device.type == "cpu" and processes() == 1  # whether a loss is no number
 
     def probe() -> Tensor:
         return predict(model, test, PROBE, training.autocast)
@@ -77,29 +86,78 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
     if start == 0:
         recorder.begin(probe)
     model.train()
-    for number, batch in enumerate(batches(train, training.batch_size, training.seed, steps, start), start + 1):
-        images, target = recorder.reorder(*batch)
+    for number, batch in enumerate(batches(train, training.batch_size, training.seed, steps, start, own), start + 1):
         logged = number % log_every == 0 or number == steps
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.autocast):
-            logits = model(images)
-            if training.loss_dtype:
-                logits = given_to_loss(logits, training.loss_dtype, trace.settings["nudge"], number)
-            given = (logits.clone(), target.clone()) if logged else (logits, target)  # some losses write over them
-            loss = training.loss(*given)
-        step = Step(number, target, logits, loss, schedule.get_last_lr()[0])
-        if logged:
-            logits.retain_grad()
         optimizer.zero_grad()
-        loss.backward()
-        if callbacks.on_nonfinite and (logged or device.type == "cpu"):
+        made = [
+            backward(training, forward, divided, part, logged, last=i == training.accumulate)
+            for i, part in enumerate(divided.parts(*batch), start=1)
+        ]
+        target, logits, loss = made[0] if len(made) == 1 else joined(made)
+        step = Step(number, target, logits, loss, schedule.get_last_lr()[0])
+        if logged and processes() > 1:
+            step = of_whole_batch(step, training.batch_size)
+        if callbacks.on_nonfinite and (logged or seen_at_once):
             before = trace.losses[max(start, number - log_every) : number - 1]
-            if not isfinite(loss.item()) or (device.type != "cpu" and not before.isfinite().all()):
+            if not isfinite(step.loss.item()) or (not seen_at_once and not before.isfinite().all()):
                 callbacks.on_nonfinite(step)
         optimizer.step()
         schedule.step()
         recorder.step(loss, probe)
         if logged:
             callbacks.log(step)
-        if number % train.steps_per_epoch(training.batch_size) == 0 or number == steps:
+        if (number % train.steps_per_epoch(training.batch_size) == 0 or number == steps) and is_first():
             recorder.test(*evaluate(model, test, training.autocast))
         callbacks.after_step()
+
+
+def across_processes(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, with its gradients averaged over the processes if there are several."""
+    if processes() == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def backward(
+    training: Training, forward: nn.Module, divided: Parts, part: Part, logged: bool, last: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Target, logits and loss of a part, after its backward pass; processes wait for each other after the last."""
+    trace = training.recorder.trace
+    images, target = training.recorder.reorder(part.images, part.target)
+    waits = nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
+    with waits:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=training.autocast):
+            logits = forward(images)
+            if training.loss_dtype:
+                logits = given_to_loss(logits, training.loss_dtype, trace.settings["nudge"], trace.step + 1)
+            given = (logits.clone(), target.clone()) if logged else (logits, target)  # some losses write over them
+            loss = divided.loss(training.loss, *given, part.share)
+        if logged:
+            logits.retain_grad()
+        loss.backward()
+    return target, logits, loss
+
+
+def joined(made: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts that were made one after the other as one."""
+    targets, logits, losses = zip(*made)
+    return torch.cat(targets), _with_gradient(torch.cat, logits), torch.stack(losses).detach().sum()
+
+
+def of_whole_batch(step: Step, batch_size: int) -> Step:
+    """A step with what the other processes have of it."""
+    logits = _with_gradient(lambda own: whole_batch(own[0], batch_size), (step.logits,))
+    logits.grad = None if logits.grad is None else logits.grad / processes()
+    return step._replace(
+        target=whole_batch(step.target, batch_size), logits=logits, loss=mean_over_processes(step.loss.detach())
+    )
+
+
+def _with_gradient(join: Callable[..., Tensor], logits: tuple[Tensor, ...]) -> Tensor:
+    """Logits joined, and so their gradients, where these were kept."""
+    whole = join([each.detach() for each in logits])
+    gradients = [each.grad for each in logits if each.is_leaf or each.retains_grad]
+    if gradients and all(each is not None for each in gradients):
+        whole.grad = join(gradients)
+    return whole

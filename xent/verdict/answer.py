@@ -45,8 +45,8 @@ def _how(name: str, judgement: Judgement, reference: str, where: str) -> str:
 
 
 def _in(group: Group, groups: list[Group]) -> str:
-    """Where groups differ in the precision, that of this one."""
-    return f", in {_precision(group.reference)}" if len({_precision(each.reference) for each in groups}) > 1 else ""
+    """What tells this group from the others."""
+    return f", in {group.name.partition(', ')[2]}" if len(groups) > 1 else ""
 
 
 def _precision(trace: Trace) -> str:

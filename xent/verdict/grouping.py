@@ -52,6 +52,7 @@ def _names(settings: list[dict[str, Any]], by: str) -> list[str]:
     """Each by what is compared, and by what else differs among them: `scratch, float64`."""
     keys = [key for key in settings[0] if any(each.get(key) != settings[0].get(key) for each in settings)]
     others = [key for key in keys if key.split(".")[0] != by.split(".")[0]]
+    others = [key for key in others if key.partition(".")[0] not in others or "." not in key]  # a choice says its own
     if not any(has_own_loss_precision(each) for each in settings):
         others = [key for key in others if key != "loss_precision"]  # it follows the precision
     names = [", ".join([_value(each, by), *(str(each.get(key)) for key in others)]) for each in settings]

@@ -9,7 +9,12 @@ from xent.recording.fingerprint import may_be_equal
 from xent.recording.trace import NO_EFFECT, Trace
 
 DEFAULT_REFERENCE = {"loss": "torch"}
-COMES_WITH = {"device": "machine", "machine.processor": "machine.instructions", "precision": "loss_precision"}
+COMES_WITH = {
+    "device": ("machine",),
+    "machine.processor": ("machine.instructions",),
+    "precision": ("loss_precision",),
+    "processes": ("machine.threads", "processes_before"),
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def _arguments(trace: Trace, by: str) -> dict[str, Any]:
 
 def without(trace: Trace, *names: str) -> str:
     """All settings that count but these, with what is in them if they are groups, and what comes with them."""
-    names += tuple(COMES_WITH[name] for name in names if name in COMES_WITH)
+    names += tuple(other for name in names for other in COMES_WITH.get(name, ()))
     kept = {
         key: value
         for key, value in trace.settings.items()

@@ -1,0 +1,242 @@
+"""Runs of several processes, real ones with gloo: the training of one, and what is said where something goes wrong."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.commands import PROJECT
+from tests.helpers.runs import differences
+from xent.recording import trace_file
+from xent.runs.traces import load_runs
+from xent.verdict.floor import output_gaps
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+SHORT = ["model=mlp", "model.width=16", "max_steps=20", "batch_size=64", "checkpoint_every=2", "log_every=1"]
+
+
+def train(*arguments: object, begin: list[str] | None = None, **environment: str) -> subprocess.Popen[str]:
+    command = [*(begin or [sys.executable]), "train.py", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=PROJECT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str, int]:
+    output, errors = process.communicate(timeout=200)
+    return output, errors, process.returncode
+
+
+def by_hand(number: int, *arguments: object, port: int) -> subprocess.Popen[str]:
+    """One of two processes, as a cluster may start it, without torchrun."""
+    told = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return train(*SHORT, *arguments, **{key: str(value) for key, value in told.items()})
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def workers(agent: subprocess.Popen[str]) -> dict[str, int]:
+    """The process ids of torchrun's processes by their ranks."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    children = [line.split()[0] for line in listed.splitlines()[1:] if line.split()[1] == str(agent.pid)]
+    found = {
+        child: re.search(rb"(?:^|\0)RANK=(\d+)", Path(f"/proc/{child}/environ").read_bytes()) for child in children
+    }
+    return {rank[1].decode(): int(child) for child, rank in found.items() if rank}
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not file.exists():
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_processes_and_parts_is_one_training(tmp_path: Path) -> None:
+    """With targets ignored and classes weighted, 13 images a process and 6 a part; and the verdict says so."""
+    settings = [
+        "model=mlp,cnn",
+        "model.width=8",
+        "model.norm=group",
+        "precision=float64",
+        "max_steps=32",
+        "batch_size=26",
+    ]
+    counting = ["+loss.ignore_index=9", "+loss.weight=[1,2,3,1,2,3,1,2,3,4]", "log_every=8"]
+    output, errors, code = ended(
+        train("-m", *settings, *counting, "processes=1,2,4", "accumulate=1,2", "hydra.callbacks.compare.by=null",
+              f"hydra.sweep.dir={tmp_path}")
+    )  # fmt: skip
+    assert code == 0, errors
+    assert "12 of 12" in output
+    traces = load_runs([tmp_path])
+    for model in ("mlp", "cnn"):
+        plain, *others = sorted(
+            (trace for trace in traces if trace.settings["model"] == model),
+            key=lambda trace: trace.settings["processes"] * 10 + trace.settings["accumulate"],
+        )
+        assert len(others) == 5
+        for other in others:
+            assert max(output_gaps(other, plain).values()) < 1e-13
+            torch.testing.assert_close(other.losses, plain.losses, rtol=1e-12, atol=0)
+            assert other.tests.keys() == plain.tests.keys()
+            for name, fingerprint in plain.fingerprints.items():
+                assert other.fingerprints[name] == pytest.approx(fingerprint)
+
+
+@pytest.mark.slow
+def test_the_mean_of_means_is_found_out(tmp_path: Path) -> None:
+    settings = ["model=mlp", "precision=float64", "max_steps=16", "loss=impostor/mean_of_means", "+loss.ignore_index=9"]
+    compare = ["hydra.callbacks.compare.by=processes", "hydra.callbacks.compare.reference='1'"]
+    output, errors, code = ended(
+        train("-m", *settings, "processes=1,2", "nudge=0,1", *compare, f"hydra.sweep.dir={tmp_path}")
+    )
+    assert code == 0, errors
+    assert re.search(r"2 +different +\+1\d\.\d", output)
+
+
+@pytest.mark.slow
+def test_torchrun_is_quiet_and_one_run(tmp_path: Path) -> None:
+    """The folder that the date names is one for all; each line is printed once; it goes on with one process."""
+    settings = [*SHORT, "hydra.run.dir=" + f"{tmp_path}/${{began:%H%M%S}}"]
+    output, errors, code = ended(train(*settings, begin=[*TORCHRUN, "--standalone", "--nproc-per-node", "2"]))
+    assert code == 0, errors
+    (folder,) = tmp_path.iterdir()
+    start, result, where = output.splitlines()
+    assert start == "loss=torch model=mlp data=mnist device=cpu: training for 20 steps"
+    assert "after 20 steps" in result
+    assert where == os.path.relpath(folder, PROJECT)
+    assert len(list(folder.glob("events*"))) == 1
+    trace = trace_file.load(folder)
+    assert (trace.settings["processes"], trace.settings["machine.threads"]) == (2, 1)
+    output, errors, code = ended(train(f"resume={folder}", "epochs=3", "processes=1"))
+    assert code == 0, errors
+    assert trace_file.load(folder).settings["processes_before"] == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="it finds processes in /proc")
+def test_a_killed_process_ends_all_and_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
+    ended(
+        train(
+            *SHORT, "batch_size=4096", "max_steps=80", "epochs=9", "processes=2", f"hydra.run.dir={tmp_path / 'whole'}"
+        )
+    )
+    folder = tmp_path / "killed"
+    begin = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    agent = train(*SHORT, "batch_size=4096", "max_steps=80", "epochs=9", f"hydra.run.dir={folder}", begin=begin)
+    wait_for(folder / "checkpoint.previous.pt", agent)
+    os.kill(workers(agent)["1"], signal.SIGKILL)
+    output, errors, code = ended(agent)
+    assert code == 0, errors
+    assert (
+        errors.count("another process of this run ended; what was trained is kept, to go on: python train.py resume=")
+        == 1
+    )
+    assert "Traceback" not in errors
+    assert re.search("going on after step [1-9][0-9]* of 80 steps", output)
+    assert not differences(tmp_path / "whole", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="it finds processes in /proc")
+def test_torchrun_that_is_told_to_end_leaves_a_checkpoint(tmp_path: Path) -> None:
+    begin = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+    agent = train(
+        *SHORT, "batch_size=4096", "max_steps=400", "epochs=99", f"hydra.run.dir={tmp_path / 'run'}", begin=begin
+    )
+    wait_for(tmp_path / "run" / "checkpoint.previous.pt", agent)
+    began = time.monotonic()
+    agent.send_signal(signal.SIGTERM)
+    _, errors, code = ended(agent)
+    assert code != 0
+    assert errors.count("stopped; to go on: python train.py resume=") == 1
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.slow
+def test_a_peer_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    port = free_port()
+    both = [by_hand(i, f"optimizer.lr=0.{i + 1}", f"hydra.run.dir={tmp_path / 'run'}", port=port) for i in (0, 1)]
+    (_, first, code), (_, second, _) = map(ended, both)
+    assert first == "process 1 has optimizer.lr=0.2, not 0.1: give every process the same command line\n"
+    assert (code, second) == (2, "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_missing_peer_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
+    _, errors, code = ended(by_hand(0, "timeout=2", f"hydra.run.dir={tmp_path / 'run'}", port=free_port()))
+    assert re.fullmatch(
+        r"2 processes did not come together within timeout=2 seconds \(.*\): start all of them, .*\n", errors
+    )
+    assert code == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        _, errors, code = ended(by_hand(0, "timeout=2", f"hydra.run.dir={tmp_path / 'run'}", port=port))
+    assert len(errors.splitlines()) == 1
+    assert "did not come together" in errors and "a free --master-port" in errors
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["accumulate=0"], "accumulate=0: expected a whole number of at least 1"),
+        (
+            ["batch_size=7", "processes=2", "accumulate=4"],
+            "batch_size=7: expected at least 8, for processes times accumulate",
+        ),
+        (["model.norm=layer"], "model.norm=layer: expected batch, group or none"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(arguments: list[str], said: str, tmp_path: Path) -> None:
+    _, errors, code = ended(train("model=mlp", *arguments, f"hydra.run.dir={tmp_path / 'run'}"))
+    assert code == 2, errors
+    assert said in errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_batch_normalisation_of_parts_is_said_to_be_another_training(tmp_path: Path) -> None:
+    settings = ["model=cnn", "model.width=4", "max_steps=2", "accumulate=2", f"hydra.run.dir={tmp_path}"]
+    _, errors, code = ended(train(*settings))
+    assert code == 0
+    assert errors.startswith(
+        "batch normalisation takes its statistics of each of 2 parts of a batch, so this is another"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs, one for each process")
+def test_processes_on_gpus(tmp_path: Path) -> None:
+    settings = ["model=cnn", "device=cuda", "precision=float64", "max_steps=20"]
+    for processes in (1, 2):
+        _, errors, code = ended(
+            train(*settings, f"processes={processes}", f"hydra.run.dir={tmp_path / str(processes)}")
+        )
+        assert code == 0, errors
+    one, two = (trace_file.load(tmp_path / str(processes)) for processes in (1, 2))
+    assert max(output_gaps(two, one).values()) < 1e-12  # batch normalisation is synchronised

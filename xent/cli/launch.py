@@ -1,0 +1,69 @@
+"""A run of several processes, started by torchrun's agent in this one."""
+
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from uuid import uuid4
+
+import torch
+
+from xent.cli import progress
+from xent.cli.compose import Run, on_this_process
+from xent.cli.error_messages import TRACEBACK_WANTED, errors_of_a_run
+from xent.cli.processes import Told
+from xent.cli.torchrun import started_together
+from xent.recording.errors import Stopped
+
+# What train.py imports. A server imports it once, and the processes of all runs of a sweep are its forks.
+PRELOADED = ["xent.cli.build", "xent.cli.callbacks", "xent.training.datasets"]
+
+Train = Callable[[Run], None]
+
+
+def launch(train: Train, run: Run) -> None:
+    """Train a run: in this process, or, if torchrun did not start that, on as many as the run's `processes` says.
+
+    Raises:
+        SystemExit: as the first of them that ended otherwise than well.
+        Stopped: one was killed, or had to stop.
+    """
+    count = run.config.processes
+    if count == started_together():
+        return train(run)
+    # They take a while to import.
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):  # which tells of an end in many lines
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    config = LaunchConfig(1, 1, count, start_method=method, max_restarts=0)
+    config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
+    threads = max(1, torch.get_num_threads() // count)
+    os.environ["HYDRA_FULL_ERROR"] = str(int(TRACEBACK_WANTED))  # as it was, for the others to see
+    try:
+        elastic_launch(config, _one_of_them)(train, run, threads, progress.sweep)
+    except SignalException as error:
+        raise SystemExit(128 + error.sigval) from None
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            raise Stopped(f"process {number} of {count} was ended by {name}") from error
+        if failure.exitcode == 1:
+            raise Told("see above") from error
+        raise SystemExit(failure.exitcode) from None
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _one_of_them(train: Train, run: Run, threads: int, sweep: progress.Sweep) -> None:
+    torch.set_num_threads(threads)
+    vars(progress.sweep).update(vars(sweep))
+    with errors_of_a_run(run.folder, swept=False):
+        train(on_this_process(run))
