@@ -37,7 +37,7 @@ from xent.training.parity import scalars
 MODELS = {
     "mlp": partial(models.mlp, width=128),
     "cnn": partial(models.cnn, width=24),
-    "resnet": partial(models.resnet, width=16),  # for benchmarks.switches
+    "resnet": partial(models.resnet, width=16),  # for other benchmarks
 }
 FLOOR, LOADED = 156, 20  # steps of the floor and with a DataLoader
 ROUNDS = 5
@@ -74,9 +74,9 @@ def plain(
         optimizer.step()
 
 
-def fit_an_epoch(name: str, train: Split, test: Split, loss: str) -> None:
+def fit_an_epoch(name: str, train: Split, test: Split, loss: str, steps: int | None = None) -> None:
     model, optimizer = model_and_optimizer(name, train)
-    steps, reference = train.steps_per_epoch(BATCH), nn.CrossEntropyLoss()
+    steps, reference = steps or train.steps_per_epoch(BATCH), nn.CrossEntropyLoss()
     training = Training(model, LOSSES[loss](), optimizer, Recorder(steps=steps), BATCH, seed=0)
     with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as events:
         callbacks = Callbacks(lambda step: events.write(step.number, scalars(step, model, reference)))

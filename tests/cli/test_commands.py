@@ -133,15 +133,18 @@ def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path) -> No
 
 def test_runs_of_a_parallel_sweep_do_not_disturb_each_other(tmp_path: Path) -> None:
     overrides = small(nudge="0,1", precision="float64", seed=0)
-    for name, how in {"serial": [], "parallel": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]}.items():
+    launchers: dict[str, list[str]] = {"serial": [], "parallel": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]}
+    launchers["on a cluster"] = ["hydra/launcher=submitit_local"]
+    for name, how in launchers.items():
         into = f"hydra.sweep.dir={tmp_path / name}"
         result = command("train.py", "-m", "loss=torch,scratch", *overrides, into, *how, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
     runs = [path.name for path in (tmp_path / "serial").glob("loss=*")]
     assert len(runs) == 4
-    for name in runs:
-        assert differences(tmp_path / "serial" / name, tmp_path / "parallel" / name) == []
-    assert judged(tmp_path / "serial" / "comparison") == judged(tmp_path / "parallel" / "comparison")
+    for launcher in list(launchers)[1:]:
+        for name in runs:
+            assert differences(tmp_path / "serial" / name, tmp_path / launcher / name) == []
+        assert judged(tmp_path / "serial" / "comparison") == judged(tmp_path / launcher / "comparison")
 
 
 def test_a_run_that_had_to_stop_does_not_stop_its_sweep(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 One kill of each kind in `make test`; twenty in `make torture`, which prints how many of them left no trace.
 """
 
+import os
 import random
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,17 @@ from tests.helpers.runs import differences
 
 # Checkpoints, events and evaluations take most of the time, so that most kills fall into one of them.
 SETTINGS = ["batch_size=4096", "max_steps=30", "log_every=1", "checkpoint_every=2"]
-MODELS = {"mlp": ["model=mlp"], "cnn": ["model=cnn", "model.width=4"]}
+MODELS = {"mlp": ["model=mlp"], "cnn": ["model=cnn", "model.width=4", "model.norm=group"]}
 AT_ONCE = 2
 
 
-def arguments(folder: Path, model: str, sweep: bool) -> list[str]:
-    how = ["-m", "loss=torch,scratch", f"hydra.sweep.dir={folder}"] if sweep else [f"hydra.run.dir={folder}"]
-    return [sys.executable, "train.py", *how, *MODELS[model], *SETTINGS]
+def arguments(folder: Path, model: str, kind: str) -> list[str]:
+    how = {
+        "a run": [f"hydra.run.dir={folder}"],
+        "a run of two processes": ["processes=2", f"hydra.run.dir={folder}"],
+        "a sweep": ["-m", "loss=torch,scratch", f"hydra.sweep.dir={folder}"],
+    }
+    return [sys.executable, "train.py", *how[kind], *MODELS[model], *SETTINGS]
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -43,26 +49,37 @@ def finish(command: list[str]) -> None:
     assert process.returncode == 0, output
 
 
-def kill_and_go_on(folder: Path, model: str, sweep: bool, after: float) -> bool:
-    """Kill a run, or sweep, so many seconds after it made its folder, and finish it. Whether it was killed in time."""
-    process = start(arguments(folder, model, sweep))
+def kill_and_go_on(folder: Path, model: str, kind: str, after: float) -> bool:
+    """Kill a run, or sweep, so many seconds after it made its folder, and finish it. Whether it was killed in time.
+
+    Of two processes, the second is killed, and ends the first.
+    """
+    process = start(arguments(folder, model, kind))
     wait_for(folder, process)
     time.sleep(after)
-    process.send_signal(signal.SIGKILL)
+    of_run = children(children([process.pid])) if "two" in kind else []  # the server's, of which they are forks
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(max(of_run, default=process.pid), signal.SIGKILL)
     process.communicate()
-    resumable = not sweep and (folder / "checkpoint.pt").exists()
-    finish([sys.executable, "train.py", f"resume={folder}"] if resumable else arguments(folder, model, sweep))
-    return process.returncode == -signal.SIGKILL
+    resumable = kind != "a sweep" and (folder / "checkpoint.pt").exists()
+    finish([sys.executable, "train.py", f"resume={folder}"] if resumable else arguments(folder, model, kind))
+    return process.returncode != 0
 
 
-@pytest.mark.parametrize("sweep", [False, True], ids=["a run", "a sweep"])
+def children(pids: list[int]) -> list[int]:
+    """The processes that these started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) in pids]
+
+
+@pytest.mark.parametrize("kind", ["a run", "a run of two processes", "a sweep"])
 @pytest.mark.parametrize("model", MODELS)
 def test_killed_at_random_moments(
-    model: str, sweep: bool, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+    model: str, kind: str, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kills = pytestconfig.getoption("kills")
     whole = tmp_path / "whole"
-    process = start(arguments(whole, model, sweep))
+    process = start(arguments(whole, model, kind))
     wait_for(whole, process)
     began = time.monotonic()
     output, _ = process.communicate(timeout=300)
@@ -73,15 +90,15 @@ def test_killed_at_random_moments(
     moments = [draw.uniform(0, duration) for _ in range(kills)]
 
     def parts(folder: Path) -> list[Path]:
-        return sorted(folder.glob("loss=*")) if sweep else [folder]
+        return sorted(folder.glob("loss=*")) if kind == "a sweep" else [folder]
 
     def trial(number: int) -> tuple[bool, list[str]]:
         folder = tmp_path / str(number)
-        killed = kill_and_go_on(folder, model, sweep, moments[number])
+        killed = kill_and_go_on(folder, model, kind, moments[number])
         assert len(parts(folder)) == len(parts(whole))
         found = [name for ours, theirs in zip(parts(whole), parts(folder)) for name in differences(ours, theirs)]
         if (
-            sweep
+            kind == "a sweep"
             and (folder / "comparison" / "report.md").read_text() != (whole / "comparison" / "report.md").read_text()
         ):
             found.append("comparison")
@@ -93,6 +110,6 @@ def test_killed_at_random_moments(
     different = {f"{moment:.2f} s": found for moment, (_, found) in zip(moments, results) if found}
     with capsys.disabled():
         killed = sum(killed for killed, _ in results)
-        print(f"\n{model}, {'a sweep' if sweep else 'a run'}: {kills - len(different)} of {kills} are bit for bit "
+        print(f"\n{model}, {kind}: {kills - len(different)} of {kills} are bit for bit "
               f"the run that was not killed ({killed} killed, of {duration:.1f} s)")  # fmt: skip
     assert not different

@@ -69,7 +69,7 @@ def callbacks_of(
                 save()
             if asked():
                 raise KeyboardInterrupt
-            if trace.step == steps_per_epoch and not learned(trace.losses[: trace.step]):
+            if trace.step == steps_per_epoch and not learned(training.recorder.trace.losses[: trace.step]):
                 print(f"the loss did not fall in {trace.step} steps: this training learns nothing", file=sys.stderr)
 
         if saved is None:

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from xent.recording.errors import Stopped
 
 # What train.py imports. A server imports it once, and the processes of all runs of a sweep are its forks.
 PRELOADED = ["xent.cli.build", "xent.cli.callbacks", "xent.training.datasets"]
+TALKATIVE = ("torch.distributed.elastic", "torch.multiprocessing")  # loggers that tell of an end in many lines
 
 Train = Callable[[Run], None]
 
@@ -38,7 +40,7 @@ def launch(train: Train, run: Run) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in logging.root.manager.loggerDict:
-        if name.startswith("torch.distributed.elastic"):  # which tells of an end in many lines
+        if name.startswith(TALKATIVE):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     multiprocessing.set_forkserver_preload(PRELOADED)
@@ -63,7 +65,16 @@ def launch(train: Train, run: Run) -> None:
 
 
 def _one_of_them(train: Train, run: Run, threads: int, sweep: progress.Sweep) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     vars(progress.sweep).update(vars(sweep))
     with errors_of_a_run(run.folder, swept=False):
         train(on_this_process(run))
+
+
+def _end_with_parent() -> None:
+    """End if the process is killed that started this one: nobody would wait for the run."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -5,6 +5,7 @@ from typing import Any
 
 from xent.cli.compose import Run
 from xent.cli.processes import from_first
+from xent.cli.torchrun import started_together
 from xent.recording import trace_file
 from xent.recording.errors import BadInput
 from xent.recording.processes import is_first
@@ -14,6 +15,8 @@ from xent.runs.traces import SWEEP
 
 def resumed(arguments: list[str]) -> list[str]:
     """`resume=FOLDER ...` as the command line that the run in that folder was begun with, and what else is given.
+
+    It goes on with as many processes as before, if not by torchrun with as many as that starts.
 
     What would import and run code, or configure Hydra, is not taken from a file: it has to be given again. BadInput if
     it was not, or the folder holds no run to go on with.
@@ -29,7 +32,10 @@ def resumed(arguments: list[str]) -> list[str]:
     if saved is None:
         found = f"no {checkpoint.FILE} is there" if folder.is_dir() else "there is no such folder"
         raise BadInput(f"resume={folder}: {found}, expected the folder of a run")
-    overrides = [override for override in saved["overrides"] if override not in given]
+    overrides = [each for each in saved["overrides"] if each not in given and not each.startswith("processes=")]
+    processes = saved["recorder"]["settings"]["processes"]
+    if processes > 1 and started_together() == 1 and not any(each.startswith("processes=") for each in given):
+        overrides.append(f"processes={processes}")
     for override in overrides:
         if "_target_" in override or "${" in override or override.lstrip("+~").startswith(("hydra", "-")):
             raise BadInput(f"resume={folder}: that run was given {override}; if you trust it, give it again")

@@ -1,5 +1,6 @@
 """A training on several processes: which of them writes, and what they hold together."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, distributed
@@ -27,14 +28,30 @@ def is_first() -> bool:
 def sum_over_processes(numbers: Tensor) -> Tensor:
     """The sum of what each process holds, in each."""
     if is_distributed():
-        numbers = numbers.to("cuda" if distributed.get_backend() == "nccl" else numbers.device, copy=True)
+        numbers = _where_it_is_sent(numbers)
         distributed.all_reduce(numbers)
     return numbers
 
 
-def mean_over_processes(loss: Tensor) -> Tensor:
-    """The mean of what each process holds: of losses, the one whose gradient DistributedDataParallel takes."""
-    return sum_over_processes(loss) / processes() if is_distributed() else loss
+def mean_over_processes(loss: Tensor) -> Callable[[], Tensor]:
+    """The mean of what each process holds: of losses, the one whose gradient DistributedDataParallel takes.
+
+    It is on its way when this returns; call the function that this gives to wait for it.
+    """
+    if not is_distributed():
+        return lambda: loss
+    total = _where_it_is_sent(loss)
+    work = distributed.all_reduce(total, async_op=True)
+
+    def arrived() -> Tensor:
+        work.wait()
+        return total / processes()
+
+    return arrived
+
+
+def _where_it_is_sent(numbers: Tensor) -> Tensor:
+    return numbers.to("cuda" if distributed.get_backend() == "nccl" else numbers.device, copy=True)
 
 
 def whole(tensor: Any) -> Tensor:

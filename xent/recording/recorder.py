@@ -15,7 +15,7 @@ from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint, widest_float
 from xent.recording.machine import machine
 from xent.recording.nudge import batch_order, bits_of_weights, check_can_nudge, nudge_weights
-from xent.recording.processes import is_first, mean_over_processes, whole
+from xent.recording.processes import is_distributed, is_first, mean_over_processes, whole
 from xent.recording.settings import precision_of, run_settings
 from xent.recording.trace import NO_EFFECT, Trace, is_probe_step
 
@@ -35,9 +35,6 @@ class Recorder:
 
     The host waits for the device at probe steps only: after 1, 2, 4, 8, ... steps and the last. With several processes,
     call it in each of them; rank 0 writes.
-
-    Attributes:
-        trace: what is recorded so far.
     """
 
     def __init__(
@@ -66,21 +63,28 @@ class Recorder:
         self._models: list[nn.Module] = []
         self._bits = bits_of_weights(nudge)
         losses = torch.full((steps,), nan, dtype=torch.float64)
-        self.trace = Trace(run_settings(settings or {}, nudge), losses)
+        self._trace = Trace(run_settings(settings or {}, nudge), losses)
+        self._on_its_way: tuple[int, Callable[[], Tensor]] | None = None  # a loss, and its index
+
+    @property
+    def trace(self) -> Trace:
+        """What is recorded so far."""
+        self._receive()
+        return self._trace
 
     @property
     def steps(self) -> int:
         """How many the training is to make."""
-        return len(self.trace.losses)
+        return len(self._trace.losses)
 
     @property
     def steps_made(self) -> int:
-        return self.trace.step
+        return self._trace.step
 
     @property
     def seed(self) -> int:
         """That of the settings, to draw first weights and batches from."""
-        return int(self.trace.settings["seed"])
+        return int(self._trace.settings["seed"])
 
     def nudge(self, model: nn.Module) -> None:
         """Move every weight by one unit in the last place, as drawn from the run's nudge; a nudge of 0 moves none.
@@ -89,7 +93,7 @@ class Recorder:
         of a stopped run. Probes are taken with these modules in evaluation mode. Weights split by `fully_shard` are
         moved as the whole would be; BadInput for a FullyShardedDataParallel: nudge the model before you wrap it.
         """
-        trace = self.trace
+        trace = self._trace
         if trace.step > 0:
             raise BadInput(f"nudge() after {trace.step} steps: nudge the model first, then load its state")
         if any(model is nudged for nudged in self._models):
@@ -111,7 +115,7 @@ class Recorder:
         """
         tensors = list(tensors_of(batch))
         samples = samples_of(tensors, dim)
-        step, nudge = self.trace.step + 1, self.trace.settings["nudge"]
+        step, nudge = self._trace.step + 1, self._trace.settings["nudge"]
         if is_probe_step(step, self.steps):
             self._note(f"batch {step}", tensors, split=True)
         if nudge > 0:
@@ -133,23 +137,26 @@ class Recorder:
             probe: makes the outputs that runs are compared by, a tensor of any shape, from inputs that are the same in
                 every run. It is called at probe steps only, without gradients and in evaluation mode.
         """
-        trace = self.trace
+        trace = self._trace
         if trace.step == self.steps:
             raise BadInput(f"step() was called more than steps={self.steps} times: give the number of steps you make")
         value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
         if value.numel() != 1:
             raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
-        value = mean_over_processes(value.reshape(()).to(widest_float(value.device)))
+        value = value.reshape(()).to(widest_float(value.device))
         if trace.losses.device != value.device:  # at the first step
             trace.losses = trace.losses.to(value)
-        trace.losses[trace.step] = value
+        self._receive()
+        self._on_its_way = trace.step, mean_over_processes(value)
+        if not is_distributed():
+            self._receive()
         trace.step += 1
         if is_probe_step(trace.step, self.steps):
             self._look(probe)
 
     def test(self, loss: float, accuracy: float = nan) -> None:
         """Record an evaluation, after this step, on data that is not trained on. The report shows it."""
-        self.trace.tests[self.trace.step] = float(loss), float(accuracy)
+        self._trace.tests[self._trace.step] = float(loss), float(accuracy)
 
     def finish(self) -> None:
         """Write `trace.npz` into the folder. BadInput if steps are missing, Stopped if it cannot be written."""
@@ -189,14 +196,21 @@ class Recorder:
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
         trace.tests, trace.fingerprints = dict(state["tests"]), dict(state["fingerprints"])
 
+    def _receive(self) -> None:
+        """Record the loss that is on its way, if one is."""
+        if self._on_its_way:
+            index, arrived = self._on_its_way
+            self._trace.losses[index] = arrived()
+            self._on_its_way = None
+
     def _note(self, name: str, tensors: Iterable[Tensor], split: bool) -> None:
         """Add numbers to the fingerprint of a name."""
-        fingerprints = self.trace.fingerprints
+        fingerprints = self._trace.fingerprints
         fingerprints[name] = fingerprint(tensors, before=fingerprints.get(name, NONE), split=split)
 
     @torch.no_grad()
     def _look(self, probe: Probe) -> None:
-        trace = self.trace
+        trace = self._trace
         with evaluating(*self._models):
             outputs = probe()
         if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.numel() == 0:

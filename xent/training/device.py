@@ -34,6 +34,7 @@ def prepare(name: str) -> torch.device:
                 f"device={name}: {at_once} processes here, {there} GPUs; expected device=cuda, and one for each"
             )
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     seen = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= seen:
         raise BadInput(

@@ -73,7 +73,7 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
     epoch. With several processes, call it in each: they make the steps of one, each with its share of every batch.
     """
     model, optimizer, recorder = training.model, training.optimizer, training.recorder
-    device, start, steps, trace = train.labels.device, recorder.trace.step, recorder.steps, recorder.trace
+    device, start, steps = train.labels.device, recorder.steps_made, recorder.steps
     schedule = one_cycle(optimizer, steps, start)
     forward = across_processes(model, device)
     divided = Parts.of(training.loss, training.accumulate, train.classes, device)
@@ -98,7 +98,7 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
         if logged and processes() > 1:
             step = of_whole_batch(step, training.batch_size)
         if callbacks.on_nonfinite and (logged or seen_at_once):
-            before = trace.losses[max(start, number - log_every) : number - 1]
+            before = recorder.trace.losses[max(start, number - log_every) : number - 1]
             if not isfinite(step.loss.item()) or (not seen_at_once and not before.isfinite().all()):
                 callbacks.on_nonfinite(step)
         optimizer.step()
@@ -123,14 +123,15 @@ def backward(
     training: Training, forward: nn.Module, divided: Parts, part: Part, logged: bool, last: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Target, logits and loss of a part, after its backward pass; processes wait for each other after the last."""
-    trace = training.recorder.trace
-    images, target = training.recorder.reorder(part.images, part.target)
+    recorder = training.recorder
+    images, target = recorder.reorder(part.images, part.target)
     waits = nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
     with waits:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=training.autocast):
             logits = forward(images)
             if training.loss_dtype:
-                logits = given_to_loss(logits, training.loss_dtype, trace.settings["nudge"], trace.step + 1)
+                nudge = recorder.trace.settings["nudge"]
+                logits = given_to_loss(logits, training.loss_dtype, nudge, recorder.steps_made + 1)
             given = (logits.clone(), target.clone()) if logged else (logits, target)  # some losses write over them
             loss = divided.loss(training.loss, *given, part.share)
         if logged:
@@ -140,24 +141,18 @@ def backward(
 
 
 def joined(made: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Parts that were made one after the other as one."""
+    """Parts that were made one after the other as one, with the gradient of its logits where these keep it."""
     targets, logits, losses = zip(*made)
-    return torch.cat(targets), _with_gradient(torch.cat, logits), torch.stack(losses).detach().sum()
+    whole = torch.cat([each.detach() for each in logits])
+    if logits[0].retains_grad:
+        whole.grad = torch.cat([each.grad for each in logits])
+    return torch.cat(targets), whole, torch.stack(losses).detach().sum()
 
 
 def of_whole_batch(step: Step, batch_size: int) -> Step:
-    """A step with what the other processes have of it."""
-    logits = _with_gradient(lambda own: whole_batch(own[0], batch_size), (step.logits,))
-    logits.grad = None if logits.grad is None else logits.grad / processes()
-    return step._replace(
-        target=whole_batch(step.target, batch_size), logits=logits, loss=mean_over_processes(step.loss.detach())
-    )
-
-
-def _with_gradient(join: Callable[..., Tensor], logits: tuple[Tensor, ...]) -> Tensor:
-    """Logits joined, and so their gradients, where these were kept."""
-    whole = join([each.detach() for each in logits])
-    gradients = [each.grad for each in logits if each.is_leaf or each.retains_grad]
-    if gradients and all(each is not None for each in gradients):
-        whole.grad = join(gradients)
-    return whole
+    """A logged step with what the other processes have of it."""
+    loss = mean_over_processes(step.loss.detach())
+    logits = whole_batch(step.logits.detach(), batch_size)
+    assert step.logits.grad is not None
+    logits.grad = whole_batch(step.logits.grad / processes(), batch_size)
+    return step._replace(target=whole_batch(step.target, batch_size), logits=logits, loss=loss())
