@@ -73,6 +73,8 @@ def _at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_that_is_shown(line: str) -> None:
     """As it is shown, but for its size."""
     arguments = shlex.split(line)[2:]
+    if "hydra/launcher=submitit_slurm" in arguments:
+        pytest.skip("there is no Slurm here; tests/cli/test_commands.py has submitit's executor for one machine")
     if any("cuda" in argument or argument == "+experiment=device" for argument in arguments):
         if "-m" in arguments and not torch.cuda.is_available():
             pytest.skip("compares the CPU with a GPU, and there is none here")
@@ -93,9 +95,14 @@ OTHERS = [line for line in COMMANDS if not line.startswith(("python ", *"ABCDEFG
 
 
 @pytest.mark.parametrize("line", OTHERS)
-def test_another_command_that_is_shown(line: str) -> None:
+def test_another_command_that_is_shown(line: str, tmp_path: Path) -> None:
     makefile = (PROJECT / "Makefile").read_text()
-    if line.startswith("make "):
+    if line.startswith("torchrun "):
+        begin = [sys.executable, "-m", "torch.distributed.run", *line.split()[1:]]
+        small = ["model.width=4", "max_steps=2", f"hydra.run.dir={tmp_path}"]
+        subprocess.run([*begin, *small], cwd=PROJECT, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert (tmp_path / "trace.npz").exists()
+    elif line.startswith("make "):
         assert re.search(rf"^{line.split()[1]}: \$\((TRAIN|DEV)\) ##", makefile, re.MULTILINE)
     elif line.startswith("source "):
         assert f"BIN := {Path(line.split()[1]).parent}\n" in makefile

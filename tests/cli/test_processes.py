@@ -15,6 +15,7 @@ import torch
 from tests.helpers.commands import PROJECT
 from tests.helpers.runs import differences
 from xent.recording import trace_file
+from xent.runs import checkpoint
 from xent.runs.traces import load_runs
 from xent.verdict.floor import output_gaps
 
@@ -104,6 +105,7 @@ def test_a_sweep_over_processes_and_parts_is_one_training(tmp_path: Path) -> Non
 def test_the_mean_of_means_is_found_out(tmp_path: Path) -> None:
     settings = ["model=mlp", "precision=float64", "max_steps=16", "loss=impostor/mean_of_means", "+loss.ignore_index=9"]
     compare = ["hydra.callbacks.compare.by=processes", "hydra.callbacks.compare.reference='1'"]
+    compare += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]  # each run in a process that starts others
     output, errors, code = ended(
         train("-m", *settings, "processes=1,2", "nudge=0,1", *compare, f"hydra.sweep.dir={tmp_path}")
     )
@@ -211,6 +213,11 @@ def test_a_port_in_use_is_said(tmp_path: Path) -> None:
             "batch_size=7: expected at least 8, for processes times accumulate",
         ),
         (["model.norm=layer"], "model.norm=layer: expected batch, group or none"),
+        (["model.norm=batch", "batch_size=4", "accumulate=4"], "batch normalisation needs two images in each part"),
+        (
+            ["compile=true", "accumulate=3"],
+            "compile=true: expected a batch_size that processes times accumulate divides",
+        ),
     ],
 )
 def test_what_cannot_be_divided_is_refused(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -218,6 +225,20 @@ def test_what_cannot_be_divided_is_refused(arguments: list[str], said: str, tmp_
     assert code == 2, errors
     assert said in errors
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    """It is looked at when a step is logged; no checkpoint in between has its weights."""
+    diverges = ["optimizer.lr=1e30", "log_every=10", "processes=2", f"hydra.run.dir={tmp_path}"]
+    _, errors, code = ended(train(*SHORT[:-1], *diverges))
+    assert code == 1
+    assert errors.count("the loss is nan at step 2") == len(errors.splitlines()) == 1
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None
+    assert len(saved["recorder"]["losses"]) == 0
+    output, _, _ = ended(train(f"resume={tmp_path}"))
+    assert output.startswith("loss=torch model=mlp data=mnist device=cpu: training for 20 steps")
 
 
 @pytest.mark.slow

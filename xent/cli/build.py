@@ -6,8 +6,8 @@ from torch import nn
 
 from xent.cli.compose import Run
 from xent.cli.losses import build_loss
-from xent.cli.processes import first_goes_first
 from xent.cli.schema import Precision
+from xent.cli.together import first_goes_first
 from xent.cli.torchrun import tell
 from xent.recording import Recorder, trace_file
 from xent.recording.errors import BadInput
@@ -53,7 +53,8 @@ def build(run: Run, train: Split) -> Training:
         raise BadInput(f"epochs={config.epochs} are {steps:,} steps: expected at most {MAX_STEPS:,}")
 
     torch.manual_seed(config.seed)  # for what a model or a loss of one's own draws
-    model = instantiate(config.model, train.shape, train.classes)
+    of_model = {key: value for key, value in vars(config.model).items() if value is not None}
+    model = instantiate(of_model, train.shape, train.classes)
     if not isinstance(model, nn.Module):
         raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
     loss = tried_loss(run, train.classes)
@@ -74,6 +75,8 @@ def build(run: Run, train: Split) -> Training:
     autocast = config.precision is Precision.bfloat16
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
     if config.compile:
+        if config.batch_size % (config.processes * config.accumulate) > 0:
+            raise BadInput("compile=true: expected a batch_size that processes times accumulate divides, for one shape")
         images, target = next(batches(train, config.batch_size, config.seed, steps=1))
         rows = slices(config.batch_size, config.processes * config.accumulate)[0]
         seconds = compile_ahead(model, loss, images[rows], target[rows], autocast, run.loss_dtype)
@@ -101,6 +104,12 @@ def normalised_across_processes(model: nn.Module, run: Run) -> nn.Module:
     if config.processes > 1 and on_gpus:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     parts = config.accumulate * (1 if on_gpus else config.processes)
+    of_units = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    if of_units and config.batch_size // (config.processes * config.accumulate) < 2:
+        raise BadInput(
+            f"batch_size={config.batch_size}: batch normalisation needs two images in each part; expected fewer parts, "
+            "or model.norm=group"
+        )
     if parts > 1:
         tell(
             f"batch normalisation takes its statistics of each of {parts} parts of a batch, so this is another "

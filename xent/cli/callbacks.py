@@ -59,6 +59,9 @@ def callbacks_of(
             show(step.number, found)
 
         def save() -> None:
+            losses = training.recorder.trace.losses[: trace.step]
+            if config.on_nonfinite is OnNonfinite.stop and not losses.isfinite().all():
+                return  # the next step that is logged stops the run, which then goes on from before
             checkpoint.save(run.folder, training, run.overrides, events.position())
 
         def after_step() -> None:
@@ -84,7 +87,7 @@ def out_of_memory(run: Run) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        parts = min(2 * run.config.accumulate, run.config.batch_size // run.config.processes)
         raise Stopped(
-            f"batch_size={run.config.batch_size} does not fit into the memory of {run.device}: "
-            f"try accumulate={2 * run.config.accumulate}, which is the same training"
+            f"batch_size={run.config.batch_size} does not fit into the memory of {run.device}: try accumulate={parts}"
         ) from error

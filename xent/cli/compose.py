@@ -52,6 +52,7 @@ def register() -> None:
     store.store(group="loss/impostor", name="mean_of_means", node={"_target_": MEAN_OF_MEANS})
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("began", began, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("started_together", started_together, replace=True)
     OmegaConf.register_new_resolver("impostors", lambda: ",".join(f"impostor/{m}" for m in MISTAKES), replace=True)
 
 

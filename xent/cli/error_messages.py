@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from xent.cli.compose import CONFIGS
-from xent.cli.processes import Told, ending_at_once
-from xent.cli.torchrun import tell
+from xent.cli.together import OtherEnded, Told, ending_at_once
+from xent.cli.torchrun import is_silent, tell
 from xent.recording.errors import BadInput, Stopped
 from xent.runs import traces
 from xent.runs.checkpoint import how_to_resume
@@ -33,7 +33,7 @@ def errors_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
         _discard(folder)
         _refuse(error)
     except Stopped as error:
-        if not isinstance(error, Told):
+        if not isinstance(error, Told) and not (isinstance(error, OtherEnded) and is_silent()):
             print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
         if swept:
             raise  # when the other runs of the sweep are trained

@@ -5,7 +5,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
+from runpy import run_path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import torch
@@ -13,10 +17,11 @@ import torch
 from xent.cli import progress
 from xent.cli.compose import Run, on_this_process
 from xent.cli.error_messages import TRACEBACK_WANTED, errors_of_a_run
-from xent.cli.processes import Told
+from xent.cli.together import OtherEnded, Told
 from xent.cli.torchrun import started_together
 from xent.recording.errors import Stopped
 
+MAIN = Path(__file__).parents[2] / "train.py"
 # What train.py imports. A server imports it once, and the processes of all runs of a sweep are its forks.
 PRELOADED = ["xent.cli.build", "xent.cli.callbacks", "xent.training.datasets"]
 TALKATIVE = ("torch.distributed.elastic", "torch.multiprocessing")  # loggers that tell of an end in many lines
@@ -35,7 +40,7 @@ def launch(train: Train, run: Run) -> None:
     if count == started_together():
         return train(run)
     # They take a while to import.
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -44,12 +49,14 @@ def launch(train: Train, run: Run) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     multiprocessing.set_forkserver_preload(PRELOADED)
-    config = LaunchConfig(1, 1, count, start_method=method, max_restarts=0)
-    config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
+    multiprocessing.set_start_method(method, force=True)  # in a process of joblib's it is one that others do not know
     threads = max(1, torch.get_num_threads() // count)
     os.environ["HYDRA_FULL_ERROR"] = str(int(TRACEBACK_WANTED))  # as it was, for the others to see
     try:
-        elastic_launch(config, _one_of_them)(train, run, threads, progress.sweep)
+        with TemporaryDirectory() as logs:
+            config = LaunchConfig(1, 1, count, DefaultLogsSpecs(logs), start_method=method, max_restarts=0)
+            config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
+            elastic_launch(config, _one_of_them)(run, threads, progress.sweep)
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
@@ -58,18 +65,23 @@ def launch(train: Train, run: Run) -> None:
             name = signal.Signals(-failure.exitcode).name
             raise Stopped(f"process {number} of {count} was ended by {name}") from error
         if failure.exitcode == 1:
-            raise Told("see above") from error
+            raise Told from error
         raise SystemExit(failure.exitcode) from None
     finally:
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
-def _one_of_them(train: Train, run: Run, threads: int, sweep: progress.Sweep) -> None:
+def _one_of_them(run: Run, threads: int, sweep: progress.Sweep) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     vars(progress.sweep).update(vars(sweep))
+    train: Train = run_path(str(MAIN))["train"]
     with errors_of_a_run(run.folder, swept=False):
-        train(on_this_process(run))
+        try:
+            train(on_this_process(run))
+        except OtherEnded as error:
+            time.sleep(1)  # for the agent to see first which it was, and to tell
+            raise SystemExit(1) from error
 
 
 def _end_with_parent() -> None:

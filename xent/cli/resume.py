@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from xent.cli.compose import Run
-from xent.cli.processes import from_first
+from xent.cli.together import from_first
 from xent.cli.torchrun import started_together
 from xent.recording import trace_file
 from xent.recording.errors import BadInput
@@ -16,7 +16,7 @@ from xent.runs.traces import SWEEP
 def resumed(arguments: list[str]) -> list[str]:
     """`resume=FOLDER ...` as the command line that the run in that folder was begun with, and what else is given.
 
-    It goes on with as many processes as before, if not by torchrun with as many as that starts.
+    It goes on with as many processes as torchrun starts, or else with as many as before.
 
     What would import and run code, or configure Hydra, is not taken from a file: it has to be given again. BadInput if
     it was not, or the folder holds no run to go on with.

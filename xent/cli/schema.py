@@ -32,15 +32,15 @@ OnNonfinite = Enum("OnNonfinite", ["stop", "continue"])
 
 @dataclass
 class Model:
-    """A function `(shape, classes, width, norm) -> torch.nn.Module`; see xent/training/models.py."""
+    """A function `(shape, classes, width) -> torch.nn.Module`, see xent/training/models.py; it gets `norm` if set."""
 
     _target_: str
     width: int
-    norm: str
+    norm: str | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, "model.width", self.width)
-        if self.norm not in NORMS:
+        if self.norm not in (None, *NORMS):
             raise BadInput(f"model.norm={self.norm}: expected {', '.join(NORMS[:-1])} or {NORMS[-1]}")
 
 

@@ -1,4 +1,4 @@
-"""What torchrun tells the processes that it starts, in the environment."""
+"""What torchrun tells the processes that it starts, in the environment: known before they come together."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 def started_together() -> int:
     """How many processes torchrun started with this one; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
 def is_silent() -> bool:

@@ -15,13 +15,13 @@ from xent.recording.files import write_whole
 from xent.recording.trace import NO_EFFECT
 from xent.training.loop import Training
 
-VERSION = 3
+VERSION = 4
 FILE = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 STATES = ("model", "loss", "optimizer", "recorder")
-# Where a run noted what it was begun with: of fewer epochs, the learning rate was another. No run that was always as it
-# is now is matched with it.
-NOTED = {"epochs_before": "epochs", "processes_before": "processes"}
+# What may change when a run goes on, and where it is noted what it was before. Such a run is matched with none that was
+# always as it is now.
+NOTED = {"epochs_before": "epochs", "processes_before": "processes", "accumulate_before": "accumulate"}
 
 
 def save(folder: Path, training: Training, overrides: list[str], log: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def _read(file: Path) -> dict[str, Any]:
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
     """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and the noted."""
     old = saved["recorder"]["settings"]
-    may_change = {*NO_EFFECT, *NOTED, "processes"}
+    may_change = {*NO_EFFECT, *NOTED, "processes", "accumulate"}
     if old.get("processes") != settings.get("processes"):
         may_change.add("machine.threads")
     changed = [
@@ -100,7 +100,7 @@ def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path
 def restore(saved: dict[str, Any], training: Training) -> None:
     """Put a training, set up from the same settings, where a checkpoint says.
 
-    More epochs, or another number of processes, are noted in its settings.
+    More epochs, or another number of parts, are noted in its settings.
 
     Of the generators of random numbers too, so do this last. BadInput if there are other parameters.
     """

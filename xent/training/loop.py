@@ -54,8 +54,8 @@ class Callbacks(NamedTuple):
     Attributes:
         log: takes each logged step, after the weights have changed.
         after_step: is called when all of a step is recorded, and may raise to stop there.
-        on_nonfinite: takes the step at which a loss is seen to be NaN or infinite, before the weights change. Elsewhere
-            than on the CPU, where the host would wait for each loss, they are looked at when a step is logged.
+        on_nonfinite: takes the step at which a loss is seen to be NaN or infinite, before the weights change. Where one
+            would have to wait for each loss, for a GPU or other processes, they are looked at when a step is logged.
     """
 
     log: Callable[[Step], None] = lambda step: None

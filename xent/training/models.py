@@ -1,8 +1,8 @@
 """Small classifiers: functions `(shape, classes, width, norm) -> model` for images of any shape.
 
 `shape` is channels, height and width of an image; the model maps `[batch, *shape]` to logits `[batch, classes]`.
-`norm` is the normalisation of each hidden layer: over the `batch`, over each `group` of channels, of which there are 8
-at most, or `none`. None has dropout: all that is random in a run is drawn before its first step.
+`norm` is the normalisation of each hidden layer: over the `batch`, over each `group` of channels, of 8 groups or less,
+or `none`. No model has dropout: all that is random in a run is drawn before its first step.
 """
 
 from math import gcd, prod

@@ -15,11 +15,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Part(NamedTuple):
-    """Some images of a batch, and what they count in its loss: times the number of processes, as these are averaged."""
+    """Some images of a batch."""
 
     images: Tensor
     target: Tensor
-    share: Tensor | None  # None: they are the batch
+    share: Tensor | None  # of the batch's loss, times the processes that are averaged over; None: they are the batch
 
 
 class Parts(NamedTuple):
@@ -59,11 +59,12 @@ class Parts(NamedTuple):
         if processes() * self.accumulate == 1:
             yield Part(images, target, None)
             return
-        share = torch.tensor(float(processes()), device=target.device)
         own = target[slices(len(target), processes())[process()]]
+        whole = torch.tensor(float(processes()), device=target.device)  # the share of a sum
+        if self.counts is not None:
+            whole = whole / self.counts[target].sum()
         for rows in slices(len(own), self.accumulate):
-            if self.counts is not None:
-                share = self.counts[own[rows]].sum() / self.counts[target].sum() * processes()
+            share = whole if self.counts is None else self.counts[own[rows]].sum() * whole
             yield Part(images[rows], own[rows], share)
 
     def loss(self, loss: Loss, logits: Tensor, target: Tensor, share: Tensor | None) -> Tensor:

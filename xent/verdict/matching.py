@@ -14,6 +14,7 @@ COMES_WITH = {
     "machine.processor": ("machine.instructions",),
     "precision": ("loss_precision",),
     "processes": ("machine.threads", "processes_before"),
+    "accumulate": ("accumulate_before",),
 }
 
 

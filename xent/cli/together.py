@@ -25,13 +25,17 @@ class Told(Stopped):
     """Stopped, and another process of this run says why."""
 
 
+class OtherEnded(Stopped):
+    """Another process of this run ended, and so must this one."""
+
+
 @contextmanager
 def together(run: Run) -> Iterator[None]:
     """Let the processes of a run come together, and keep others from its folder.
 
     Raises:
         BadInput: not all came, or one has other settings, or others train there.
-        Stopped: another process ended while this one trained.
+        OtherEnded: while this one trained.
     """
     if started_together() == 1:
         with locked(run.folder):
@@ -58,7 +62,7 @@ def together(run: Run) -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error) and "NCCL" not in str(error):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which torchrun ends this one too
-        raise (Stopped if is_first() else Told)("another process of this run ended") from error
+        raise OtherEnded("another process of this run ended") from error
 
 
 def _check_same(run: Run) -> None:
