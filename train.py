@@ -18,9 +18,9 @@ from xent.cli.callbacks import callbacks_of
 from xent.cli.compose import Run, register, run_of_job, write_configuration
 from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
 from xent.cli.launch import launch
-from xent.cli.together import together
 from xent.cli.progress import print_result, print_start
 from xent.cli.resume import checkpoint_of, is_finished, resumed
+from xent.cli.together import together
 from xent.runs import checkpoint
 from xent.training.loop import fit
 
