@@ -153,7 +153,7 @@ WHILE_TRAINING = {
     "NaN, go on": (["optimizer.lr=1e30", "on_nonfinite=continue"], "", 0),
     "too little memory": (
         ["loss=custom", "loss._target_=tests.helpers.faulty_losses.OutOfMemory"],
-        "batch_size=128 does not fit into the memory of cpu: try batch_size=64; "
+        "batch_size=128 does not fit into the memory of cpu: try accumulate=2; "
         "what was trained is kept, to go on: python train.py resume=...run",
         1,
     ),

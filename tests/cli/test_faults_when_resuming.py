@@ -88,8 +88,8 @@ FAULTS = [
     Fault(
         "checkpoint*.pt",
         of_an_older_version,
-        "{run}/checkpoint.pt is of version 1, this xent reads 3; "
-        "{run}/checkpoint.previous.pt is of version 1, this xent reads 3: train the run again in another folder",
+        "{run}/checkpoint.pt is of version 1, this xent reads 4; "
+        "{run}/checkpoint.previous.pt is of version 1, this xent reads 4: train the run again in another folder",
         exits_with=2,
     ),
     Fault(
