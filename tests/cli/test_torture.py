@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import PROJECT
+from tests.helpers.processes import children, wait_for
 from tests.helpers.runs import differences
 
 # Checkpoints, events and evaluations take most of the time, so that most kills fall into one of them.
@@ -36,11 +37,6 @@ def arguments(folder: Path, model: str, kind: str) -> list[str]:
 
 def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None and not folder.exists():
-        time.sleep(0.01)
 
 
 def finish(command: list[str]) -> None:
@@ -64,12 +60,6 @@ def kill_and_go_on(folder: Path, model: str, kind: str, after: float) -> bool:
     resumable = kind != "a sweep" and (folder / "checkpoint.pt").exists()
     finish([sys.executable, "train.py", f"resume={folder}"] if resumable else arguments(folder, model, kind))
     return process.returncode != 0
-
-
-def children(pids: list[int]) -> list[int]:
-    """The processes that these started."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) in pids]
 
 
 @pytest.mark.parametrize("kind", ["a run", "a run of two processes", "a sweep"])

@@ -32,14 +32,17 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str, int]:
 
 def workers(agent: subprocess.Popen[str]) -> dict[str, int]:
     """The process ids of torchrun's processes by their ranks."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
-    children = [line.split()[0] for line in listed.splitlines()[1:] if line.split()[1] == str(agent.pid)]
-    found = {
-        child: re.search(rb"(?:^|\0)RANK=(\d+)", Path(f"/proc/{child}/environ").read_bytes()) for child in children
-    }
-    return {rank[1].decode(): int(child) for child, rank in found.items() if rank}
+    environments = {child: Path(f"/proc/{child}/environ").read_bytes() for child in children([agent.pid])}
+    found = {child: re.search(rb"(?:^|\0)RANK=(\d+)", environment) for child, environment in environments.items()}
+    return {rank[1].decode(): child for child, rank in found.items() if rank}
 
 
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None and not file.exists():
-        time.sleep(0.02)
+def children(pids: list[int]) -> list[int]:
+    """The processes that these started."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(pid) for pid, parent in map(str.split, listed.splitlines()) if int(parent) in pids]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None and not path.exists():
+        time.sleep(0.01)

@@ -97,14 +97,18 @@ def composed_run(
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
     own = config.loss_precision is not config.precision
     loss_dtype = getattr(torch, config.loss_precision.value) if own else None
-    settings = named_settings(cfg, choices)
-    return on_this_process(Run(config, cfg, settings, overrides, folder, swept, device, dtype, loss_dtype))
+    settings = named_settings(cfg, choices) | _of_machine(device)
+    return Run(config, cfg, settings, overrides, folder, swept, device, dtype, loss_dtype)
 
 
 def on_this_process(run: Run) -> Run:
     """The run with the device and the machine of this process, one of several, in it."""
     device = prepare(run.config.device)
-    return run._replace(device=device, settings=run.settings | {"device": str(device)} | machine(device))
+    return run._replace(device=device, settings=run.settings | _of_machine(device))
+
+
+def _of_machine(device: torch.device) -> dict[str, Any]:
+    return {"device": str(device)} | machine(device)
 
 
 def named_settings(cfg: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
