@@ -49,9 +49,9 @@ def epoch(split: Split, batch: int) -> None:
 
 
 def peak() -> int:
-    """The most bytes that this process has held: on CUDA of the device's memory, else resident (on Linux)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    """The most bytes that this process has held: on an accelerator of its memory, else resident (on Linux)."""
+    if measured_device().type != "cpu":
+        return torch.accelerator.max_memory_allocated()
     # not resource.getrusage: its maximum includes the process that started this one
     return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[0])
 

@@ -50,11 +50,11 @@ def steps(logits: Tensor, target: Tensor, compiled: bool) -> dict[str, Step]:
 
 def peak_bytes(step: Step, device: torch.device) -> int:
     """The most that is allocated at once during a step, beyond what was before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats()
+        before = torch.accelerator.memory_allocated()
         step()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.accelerator.max_memory_allocated() - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes of its start and stop
     with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()

@@ -47,8 +47,8 @@ def seconds(work: Work, repeats: int = 1) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
         work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return (time.perf_counter() - start) / repeats
 
 

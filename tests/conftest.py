@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.helpers.accelerators import an_accelerator
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="how often each run of tests/cli/test_torture.py is killed")
@@ -17,3 +19,10 @@ def _defaults_of_pytorch() -> Iterator[None]:
     yield
     torch.set_default_dtype(torch.float32)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[str]:
+    """The device of the test that is not the CPU: the machine's GPU, or one of our own."""
+    with an_accelerator() as name:
+        yield name

@@ -1,6 +1,7 @@
 """The house stays easy to see: small files and functions, and no more to import than is needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,16 @@ def test_what_proves_a_loss_needs_torch_and_numpy_alone(module: str) -> None:
     absent = ("hydra", "omegaconf", "torchvision", "tensorboard", "matplotlib", "rich", "filelock")
     script = f"import sys; sys.modules |= dict.fromkeys({absent}); import {module}"  # None: importing it fails
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True)
+
+
+def test_what_differs_between_devices_is_in_one_place() -> None:
+    """And the set-up of PyTorch beside it. Others ask the table."""
+    named = re.compile(r"""["'](cuda|mps|xpu|nccl)|is_(cuda|mps|xpu)\b|torch\.(backends\.)?(cuda|mps|xpu)\b""")
+    found = [
+        file
+        for folder in ("xent", "benchmarks")
+        for file in (PROJECT / folder).rglob("*.py")
+        if named.search(file.read_text().partition('"""\n')[2])
+    ]
+    places = ("xent/recording/device.py", "xent/training/device.py")
+    assert sorted(str(file.relative_to(PROJECT)) for file in found) == sorted(places)

@@ -122,19 +122,3 @@ def test_the_default_dtype_does_not_matter(loss: Loss) -> None:
     found = loss(logits, target, label_smoothing=0.1), loss(logits, target), loss(logits, logits.softmax(1))
     assert [each.dtype for each in found] == [torch.float32] * 3
     assert all(map(torch.equal, found, expected))
-
-
-@each_function
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_cuda_nothing_waits_for_the_device(loss: Loss) -> None:
-    logits, target = (x.detach().cuda() for x in logits_and_target(64, 10, dtype=torch.float32))
-    weight = torch.ones(10, device="cuda")
-    logits.requires_grad_()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for arguments in ({}, {"weight": weight}, {"label_smoothing": 0.1}, {"ignore_index": 3}):
-            loss(logits, target, **arguments).backward()
-            with torch.autocast("cuda", torch.float16):
-                assert loss(logits.half(), target, **arguments).dtype == torch.float32
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

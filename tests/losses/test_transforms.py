@@ -1,11 +1,13 @@
 """What PyTorch's own loss works with, ours works with."""
 
 import copy
+import re
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn.functional import cross_entropy as reference
@@ -196,3 +198,21 @@ def test_module_tools(module: type[nn.Module]) -> None:
     kept = checkpoint(loss, logits, target, use_reentrant=False)
     assert torch.equal(torch.autograd.grad(kept, logits)[0], torch.autograd.grad(expected, logits)[0])
     assert module.__name__ in repr(loss)
+
+
+@pytest.mark.slow
+@each_function
+def test_compiled_code_makes_no_more_tensors_of_the_size_of_the_logits(loss: Loss) -> None:
+    """So it passes over them as often as PyTorch's loss: a gather or scatter would be a pass of its own."""
+
+    def tensors(f: Loss) -> tuple[int, ...]:
+        def step() -> None:
+            logits, target = logits_and_target(65, 2053, dtype=torch.float32)
+            compiled(logits, target).backward()
+
+        torch._dynamo.reset()
+        compiled = torch.compile(f, fullgraph=True)
+        _, (forward, backward) = run_and_get_code(step)
+        return tuple(len(re.findall(r"= empty_strided\w*\(\(65, 2053\)", code)) for code in (forward, backward))
+
+    assert tensors(loss) == tensors(reference) == (0, 1)

@@ -1,4 +1,3 @@
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +18,20 @@ from xent.training.parity import scalars
 from xent.verdict.floor import bitwise_identical, output_gaps
 
 
-def split(n: int = 40, device: str = "cpu") -> Split:
+def split(n: int = 40) -> Split:
     generator = torch.Generator().manual_seed(n)
-    images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8).to(device)
-    mean, std = (torch.full((1, 1, 1), value, device=device) for value in (127.5, 63.75))
-    return Split(images, torch.arange(n, device=device) % 3, 3, mean, std)
+    images = torch.randint(256, (n, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    mean, std = (torch.full((1, 1, 1), value) for value in (127.5, 63.75))
+    return Split(images, torch.arange(n) % 3, 3, mean, std)
 
 
-def fitted(
-    steps: int, callbacks: Callbacks = NO_CALLBACKS, log_every: int = 4, images: int = 40, device: str = "cpu"
-) -> Trace:
+def fitted(steps: int, callbacks: Callbacks = NO_CALLBACKS, log_every: int = 4) -> Trace:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = Recorder(steps=steps)
     training = Training(model, nn.CrossEntropyLoss(), optimizer, recorder, batch_size=8, seed=0)
-    fit(training, split(images, device), split(30, device), log_every, callbacks)
+    fit(training, split(), split(30), log_every, callbacks)
     return recorder.trace
 
 
@@ -94,22 +91,6 @@ def test_a_nudge_moves_the_logits_anew_at_every_step_where_the_loss_has_a_precis
     fit(training, data, data, log_every=2)
     assert {logits.dtype for logits in given} == {torch.float32}
     assert len({tuple(logits.flatten().tolist()) for logits in given}) == 4
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_cuda_no_step_waits_for_the_device_that_is_not_logged() -> None:
-    def waits(steps: int) -> int:
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                fitted(steps, log_every=1000, images=160, device="cuda")
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        return sum("synchroniz" in str(warning.message) for warning in caught)
-
-    fitted(1, images=160, device="cuda")  # what PyTorch sets up at first may wait
-    assert waits(15) == waits(10) > 0, "those of the last step, and of making the splits"
 
 
 def test_the_loop_is_plain_stochastic_gradient_descent() -> None:

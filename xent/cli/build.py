@@ -10,6 +10,7 @@ from xent.cli.schema import Precision
 from xent.cli.together import first_goes_first
 from xent.cli.torchrun import tell
 from xent.recording import Recorder, trace_file
+from xent.recording.device import kind
 from xent.recording.errors import BadInput
 from xent.recording.processes import is_first
 from xent.training.compilation import compile_ahead
@@ -100,10 +101,10 @@ def normalised_across_processes(model: nn.Module, run: Run) -> nn.Module:
     config = run.config
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return model
-    on_gpus = run.device.type == "cuda"
-    if config.processes > 1 and on_gpus:
+    synchronised = kind(run.device).sync_batch_norm
+    if config.processes > 1 and synchronised:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    parts = config.accumulate * (1 if on_gpus else config.processes)
+    parts = config.accumulate * (1 if synchronised else config.processes)
     of_units = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
     if of_units and config.batch_size // (config.processes * config.accumulate) < 2:
         raise BadInput(

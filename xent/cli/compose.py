@@ -16,6 +16,7 @@ from xent.cli.losses import OF_PYTORCH
 from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
 from xent.cli.torchrun import began, started_together
 from xent.losses.impostors import MISTAKES
+from xent.recording.device import kind
 from xent.recording.errors import BadInput
 from xent.recording.machine import machine
 from xent.recording.processes import is_first
@@ -92,8 +93,8 @@ def composed_run(
     if started_together() not in (1, config.processes):
         raise BadInput(f"processes={config.processes}: torchrun has started {started_together()}, leave it out")
     device = prepare(config.device)
-    if device.type == "mps" and Precision.float64 in (config.precision, config.loss_precision):
-        raise BadInput("float64: Apple's GPUs do not have it; train with device=cpu")
+    if not kind(device).float64 and Precision.float64 in (config.precision, config.loss_precision):
+        raise BadInput(f"device={device.type}: it has no float64; train with device=cpu, or precision=float32")
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
     own = config.loss_precision is not config.precision
     loss_dtype = getattr(torch, config.loss_precision.value) if own else None

@@ -82,6 +82,8 @@ def print_start(run: Run, recorder: Recorder) -> None:
         what = " ".join(f"{key}={run.settings[key]}" for key in ("loss", "model", "data", "device"))
         made = recorder.steps_made
         begins = f"going on after step {made} of" if made else "training for"
+        if before := recorder.trace.settings.get("device_before"):
+            what += f", {', '.join(before)} before"
         print(f"{what}: {begins} {recorder.steps} steps", flush=True)
 
 

@@ -41,7 +41,7 @@ def together(run: Run) -> Iterator[None]:
         with locked(run.folder):
             yield
         return
-    backend, timeout = "nccl" if run.device.type == "cuda" else "gloo", timedelta(seconds=run.config.timeout)
+    backend, timeout = _backend(run), timedelta(seconds=run.config.timeout)
     try:
         store = store_of_this_start(run.config.timeout)
         if store is None:
@@ -59,10 +59,21 @@ def together(run: Run) -> Iterator[None]:
         with locked(run.folder):
             yield
     except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and "gloo" not in str(error) and "NCCL" not in str(error):
+        if not isinstance(error, distributed.DistError) and backend not in str(error).lower():
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which torchrun ends this one too
         raise OtherEnded("another process of this run ended") from error
+
+
+def _backend(run: Run) -> str:
+    """The library by which processes exchange numbers on the run's device. BadInput if PyTorch has none for it."""
+    try:
+        return distributed.get_default_backend_for_device(run.device)
+    except ValueError as error:
+        raise BadInput(
+            f"processes={run.config.processes}: PyTorch has nothing by which {run.device.type} devices exchange "
+            "numbers; train with processes=1"
+        ) from error
 
 
 def _check_same(run: Run) -> None:

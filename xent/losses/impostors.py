@@ -106,7 +106,8 @@ def ignored_in_the_mean(logits: Tensor, target: Tensor, ignore_index: int) -> Te
 
 def ignored_wrap_round(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Ignored targets set to -1, which indexing wraps round to the last class."""
-    return -logits.log_softmax(1)[torch.arange(len(target)), target.masked_fill(target == ignore_index, -1)].mean()
+    rows = torch.arange(len(target), device=target.device)
+    return -logits.log_softmax(1)[rows, target.masked_fill(target == ignore_index, -1)].mean()
 
 
 # Every function above, by its name. Those that take `ignore_index` show only on data with ignored targets, such as any

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xent.losses.arguments import Options, check, class_dim, ignored_targets, is_autocast, out_of_range
-from xent.losses.transforms import may_look
+from xent.losses.transforms import is_traced, may_look
 
 ExpectedSurprise = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -82,15 +82,25 @@ def surprise_far_behind(logits: Tensor, at_target: Tensor, index: Tensor, dim: i
     """
     largest = logits.detach().amax(dim, keepdim=True)
     far = at_target < largest - 40
+    if is_traced():
+        at_target = logits.where(is_class(index, logits, dim), 0.0).sum(dim, keepdim=True)
     odds = others(logits - torch.where(far, largest, at_target), index, dim)
     return torch.log1p(odds - far.squeeze(dim).to(odds.dtype)) + torch.where(far, largest - at_target, 0.0).squeeze(dim)
 
 
 def others(ahead: Tensor, index: Tensor, dim: int) -> Tensor:
     """`sum_{j != t} exp(a_j)` of every row. `ahead` is written over."""
+    if is_traced():
+        return ahead.masked_fill(is_class(index, ahead, dim), -torch.inf).exp().sum(dim)
     nothing = torch.full_like(index, -torch.inf, dtype=ahead.dtype)  # exp(-inf) = 0, and so is its gradient
     ahead.detach().scatter_add_(dim, index, nothing)
     return ahead.exp_().sum(dim)
+
+
+def is_class(index: Tensor, logits: Tensor, dim: int) -> Tensor:
+    """Where in the logits the class of each row is: compiled into the pass that asks, as gather and scatter are not."""
+    classes = torch.arange(logits.shape[dim], device=logits.device)
+    return index == classes.view(-1, *[1] * (logits.ndim - dim - 1))
 
 
 def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:

@@ -6,6 +6,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from xent.recording.device import widest_float
 from xent.recording.processes import sum_over_processes
 
 # Of many numbers x, in whatever order: how many there are, and the sums of x, of its square, and of cos(1.7 x), which
@@ -39,7 +40,3 @@ def may_be_equal(one: Fingerprint, other: Fingerprint) -> bool:
         and abs(total - other_total) <= 0.01 * sqrt(max(squares, other_squares))
         and abs(cosines - other_cosines) <= 0.01 * sqrt(count)
     )
-
-
-def widest_float(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

@@ -8,11 +8,12 @@ import torch
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What else the last bits of a run depend on: the processor, its instructions and threads, and PyTorch."""
-    on_gpu = device.type == "cuda"
+    on_cpu = device.type == "cpu"
+    name_of = getattr(torch.get_device_module(device), "get_device_name", None)  # Apple's is that of the processor
     return {
-        "machine.processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "machine.instructions": "" if on_gpu else torch.backends.cpu.get_cpu_capability(),
-        "machine.threads": 0 if on_gpu else torch.get_num_threads(),
+        "machine.processor": name_of(device) if name_of else _processor(),
+        "machine.instructions": torch.backends.cpu.get_cpu_capability() if on_cpu else "",
+        "machine.threads": torch.get_num_threads() if on_cpu else 0,
         "machine.torch": str(torch.__version__),
     }
 

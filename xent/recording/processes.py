@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, distributed
 
+from xent.recording.device import accelerator
+
 
 def is_distributed() -> bool:
     return processes() > 1
@@ -51,7 +53,9 @@ def mean_over_processes(loss: Tensor) -> Callable[[], Tensor]:
 
 
 def _where_it_is_sent(numbers: Tensor) -> Tensor:
-    return numbers.to("cuda" if distributed.get_backend() == "nccl" else numbers.device, copy=True)
+    """A copy on a device that the processes' backend takes numbers from: gloo from any, others from their own alone."""
+    there = numbers.device if "gloo" in distributed.get_backend() else accelerator()
+    return numbers.to(there, copy=True)
 
 
 def whole(tensor: Any) -> Tensor:

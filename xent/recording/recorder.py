@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from xent.recording import trace_file
 from xent.recording.batch import reordered, samples_of, tensors_of
+from xent.recording.device import kind, widest_float
 from xent.recording.errors import BadInput
-from xent.recording.fingerprint import NONE, fingerprint, widest_float
+from xent.recording.fingerprint import NONE, fingerprint
 from xent.recording.machine import machine
 from xent.recording.nudge import batch_order, bits_of_weights, check_can_nudge, nudge_weights
 from xent.recording.processes import is_distributed, is_first, mean_over_processes, whole
@@ -120,8 +121,8 @@ class Recorder:
             self._note(f"batch {step}", tensors, split=True)
         if nudge > 0:
             order = batch_order(samples, nudge, step)
-            if any(tensor.is_cuda for tensor in tensors):
-                order = order.pin_memory()  # for the host not to wait
+            if any(kind(tensor.device).pins for tensor in tensors):
+                order = order.pin_memory()
             batch = reordered(batch, dim, order)
         return batch if len(batch) > 1 else batch[0]
 

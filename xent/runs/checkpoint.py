@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from xent.recording.device import random_state, set_random_state
 from xent.recording.errors import BadInput
 from xent.recording.files import write_whole
 from xent.recording.trace import NO_EFFECT
@@ -21,7 +22,7 @@ PREVIOUS = "checkpoint.previous.pt"
 STATES = ("model", "loss", "optimizer", "recorder")
 # What may change when a run goes on, and where it is noted what it was before. Such a run is matched with none that was
 # always as it is now.
-NOTED = {"epochs_before": "epochs", "processes_before": "processes", "accumulate_before": "accumulate"}
+NOTED = {f"{key}_before": key for key in ("epochs", "processes", "accumulate", "device")}
 
 
 def save(folder: Path, training: Training, overrides: list[str], log: dict[str, Any]) -> None:
@@ -31,11 +32,10 @@ def save(folder: Path, training: Training, overrides: list[str], log: dict[str, 
         overrides: the command line of the run.
         log: the position of its event file.
     """
-    device = next(training.model.parameters()).device
     content = {name: getattr(training, name).state_dict() for name in STATES} | {
         "version": VERSION,
         "overrides": overrides,
-        "random": {device: _generator(device).get_state() for device in {"cpu", str(device)}},
+        "random": {str(device): random_state(device) for device in _devices(training)},
         "log": log,
     }
     whole = BytesIO()
@@ -83,9 +83,11 @@ def _read(file: Path) -> dict[str, Any]:
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
     """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and the noted."""
     old = saved["recorder"]["settings"]
-    may_change = {*NO_EFFECT, *NOTED, "processes", "accumulate"}
+    may_change = {*NO_EFFECT, *NOTED, "processes", "accumulate", "device"}
     if old.get("processes") != settings.get("processes"):
         may_change.add("machine.threads")
+    if old.get("device") != settings.get("device"):
+        may_change |= {key for key in settings if key.startswith("machine.")}
     changed = [
         f"{key}={old.get(key)}, not {settings.get(key)}"
         for key in old | settings
@@ -100,7 +102,7 @@ def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path
 def restore(saved: dict[str, Any], training: Training) -> None:
     """Put a training, set up from the same settings, where a checkpoint says.
 
-    More epochs, or another number of parts, are noted in its settings.
+    More epochs, another number of parts and another device are noted in its settings.
 
     Of the generators of random numbers too, so do this last. BadInput if there are other parameters.
     """
@@ -118,16 +120,14 @@ def restore(saved: dict[str, Any], training: Training) -> None:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise BadInput(f"the {name} is not what it was when the run began ({reason})") from error
-    for name, state in saved["random"].items():
-        _generator(name).set_state(state)
+    for device in _devices(training):
+        if str(device) in saved["random"]:  # a run that goes on elsewhere draws from its seed there
+            set_random_state(device, saved["random"][str(device)])
 
 
-def _generator(device: str) -> torch.Generator:
-    """The generator of random numbers that PyTorch uses on a device where no other is given."""
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        return torch.cuda.default_generators[int(index or 0)]
-    return torch.mps._get_default_mps_generator() if kind == "mps" else torch.default_generator
+def _devices(training: Training) -> set[torch.device]:
+    """Those that it may draw random numbers on."""
+    return {torch.device("cpu"), next(training.model.parameters()).device}
 
 
 def how_to_resume(folder: Path) -> str:

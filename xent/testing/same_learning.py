@@ -196,7 +196,7 @@ def _evidence(ours: Loss, theirs: Loss, task: Task, dtype: torch.dtype, last: in
 
 
 def _on(loss: Loss, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
-    """Value and gradient on these logits, which are left as they are."""
+    """Value and gradient, on the CPU, of these logits, which are left as they are."""
     leaf = logits.detach().clone().requires_grad_()
     value = loss(leaf.clone(), target.clone())
-    return value.item(), torch.autograd.grad(value, leaf)[0]
+    return value.item(), torch.autograd.grad(value, leaf)[0].cpu()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from xent.recording import Recorder
+from xent.recording.device import drawing_from
 from xent.recording.errors import BadInput
 from xent.recording.trace import Trace
 from xent.verdict.explanation import explanation
@@ -79,9 +80,7 @@ def judge_training(
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
         recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
         recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with drawing_from(seed):
             train(recorder)
         recorder.finish()
         return recorder.trace

@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from xent.recording.device import kind
 from xent.recording.errors import BadInput
 
 
@@ -28,7 +29,7 @@ def compile_ahead(
     """
     start = time.perf_counter()
     torch.compiler.reset()  # a run must not depend on those before it in a sweep
-    mode = "reduce-overhead" if images.device.type == "cuda" else None
+    mode = kind(images.device).compile_mode
     model.compile(mode=mode)
     loss.compile(mode=mode)
     before = deepcopy([model.state_dict(), loss.state_dict()])

@@ -55,7 +55,7 @@ def load(data: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split, S
         if len(values) != channels:
             raise BadInput(f"{key}={values}: {data.dataset} has {channels} channels, expected a value for each")
 
-    mean, std = (255 * torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (data.mean, data.std))
+    mean, std = (255 * torch.tensor(v, dtype=dtype)[:, None, None].to(device) for v in (data.mean, data.std))
 
     def split(of: Images, crop_padding: int = 0, flip: bool = False) -> Split:
         images = pad(of.images, [crop_padding] * 4) if crop_padding else of.images  # spares a copy of all images

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xent.recording import Recorder
+from xent.recording.device import kind
 from xent.recording.processes import is_first, mean_over_processes, process, processes
 from xent.training.data import Split, batches
 from xent.training.evaluation import PROBE, evaluate, predict
@@ -75,10 +76,10 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
     model, optimizer, recorder = training.model, training.optimizer, training.recorder
     device, start, steps = train.labels.device, recorder.steps_made, recorder.steps
     schedule = one_cycle(optimizer, steps, start)
-    forward = across_processes(model, device)
+    forward = across_processes(model)
     divided = Parts.of(training.loss, training.accumulate, train.classes, device)
     own = slices(training.batch_size, processes())[process()] if processes() > 1 else slice(None)
-    seen_at_once = device.type == "cpu" and processes() == 1  # whether a loss is no number
+    seen_at_once = kind(device).immediate and processes() == 1  # whether a loss is no number
 
     def probe() -> Tensor:
         return predict(model, test, PROBE, training.autocast)
@@ -111,12 +112,11 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
         callbacks.after_step()
 
 
-def across_processes(model: nn.Module, device: torch.device) -> nn.Module:
+def across_processes(model: nn.Module) -> nn.Module:
     """The model, with its gradients averaged over the processes if there are several."""
     if processes() == 1:
         return model
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def backward(

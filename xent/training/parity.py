@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from xent.recording.device import kind
 from xent.training.loop import Step
 
 
@@ -37,7 +38,7 @@ def parity(logits: Tensor, target: Tensor, value: Tensor, reference: nn.Module) 
         the logits.
     """
     assert logits.grad is not None
-    exact_device = "cpu" if logits.device.type == "mps" else logits.device  # Apple's GPUs have no float64
+    exact_device = logits.device if kind(logits.device).float64 else torch.device("cpu")
     exact = _value_and_gradient(reference, logits.to(exact_device, torch.float64), target.to(exact_device))
     ours = value.detach(), logits.grad
     theirs = _value_and_gradient(reference, logits, target)

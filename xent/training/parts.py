@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from xent.losses.function import FunctionLoss
+from xent.recording.device import widest_float
 from xent.recording.errors import BadInput
-from xent.recording.fingerprint import widest_float
 from xent.recording.processes import process, processes, sum_over_processes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -60,7 +60,7 @@ class Parts(NamedTuple):
             yield Part(images, target, None)
             return
         own = target[slices(len(target), processes())[process()]]
-        whole = torch.tensor(float(processes()), device=target.device)  # the share of a sum
+        whole = torch.full((), float(processes()), device=target.device)  # the share of a sum
         if self.counts is not None:
             whole = whole / self.counts[target].sum()
         for rows in slices(len(own), self.accumulate):

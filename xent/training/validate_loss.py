@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from xent.recording.device import drawing_from
 from xent.recording.errors import BadInput
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -71,8 +72,7 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, given: s
     """The gradient of the logits, of the loss times `scale`."""
     leaf = logits.clone().requires_grad_()
     try:
-        with torch.random.fork_rng(devices=[]):  # twice the same, also of a loss that draws
-            torch.manual_seed(0)
+        with drawing_from(seed=0):  # twice the same, also of a loss that draws
             value = loss(leaf.clone(), target.clone())  # some losses write over their logits
     except Exception as error:  # anyone's loss may raise anything
         raise BadInput(f"{given} cannot be computed ({_in_one_line(error)})") from error

@@ -20,7 +20,7 @@ class Evidence(NamedTuple):
     step: int
     value: float
     expected_value: float
-    gradient: Tensor  # of the logits
+    gradient: Tensor  # of the logits, on the CPU
     expected_gradient: Tensor
 
 

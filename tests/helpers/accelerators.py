@@ -1,0 +1,58 @@
+"""The device of a test that is not the CPU, and what is asked of a training there."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@contextmanager
+def an_accelerator() -> Iterator[str]:
+    """The machine's GPU, or where it has none, a device of our own."""
+    if torch.cuda.is_available():
+        yield "cuda"
+        return
+    try:
+        from tests.helpers import second_device
+    except AttributeError:
+        pytest.skip(f"there is no GPU here, and PyTorch {torch.__version__} takes no device that is written in Python")
+    with second_device.available() as name:
+        yield name
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """What the host waits for meanwhile, of the accelerator."""
+    found: list[str] = []
+    if torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        found += [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
+        return
+    from tests.helpers.second_device import WAITS
+
+    before = len(WAITS)
+    yield found
+    found += WAITS[before:]
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations. As many for a larger batch means that Python looks at no element of it alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counted[str(operation)] += 1
+        return operation(*args, **kwargs or {})

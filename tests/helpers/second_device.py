@@ -1,0 +1,158 @@
+"""A device for tests, `second`, on any machine: its tensors hold CPU tensors, and what a GPU does not do, it does not.
+
+Operations give the bits of the CPU. One that mixes devices is refused, but for the numbers that a tensor without
+dimensions holds. What a host would wait for is noted. PyTorch calls this a Python backend.
+What needs another way into a backend fails: `torch.tensor(..., device="second")` and an index that is a Python list,
+for which a host would wait, and autocast, which computes in the types it is given.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+DEVICE = torch.device("cpu")  # until it is there
+WAITS: list[str] = []
+# Whose result, or its shape, the host has to know.
+WAITED_FOR = {
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "repeat_interleave"),
+    *("_unique2", "unique_dim", "unique_consecutive"),
+}
+
+
+class SecondTensor(Tensor):
+    """A tensor on the device. `held` is the CPU's with its numbers; views hold views of it."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "SecondTensor":
+        of_held = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        made: SecondTensor = Tensor._make_wrapper_subclass(cls, held.size(), **of_held, device=DEVICE)
+        made.held = held
+        return made
+
+    def __init__(self, held: Tensor) -> None:
+        super().__init__()
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(operation, *args, **kwargs or {})
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: "SecondTensor") -> None:  # as Module.to sets it
+        Tensor.data.__set__(self, other)
+        self.held = other.held
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # saved as what `map_location="cpu"` would load
+
+
+def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation with tensors of the device among its arguments, or one that makes them."""
+    name = operation._schema.name.removeprefix("aten::")
+    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    copies = name in ("copy_", "_to_copy")
+    if not copies and any(each.ndim > 0 and not isinstance(each, SecondTensor) for each in tensors):
+        devices = ", ".join(str(each.device) for each in tensors)
+        raise RuntimeError(f"{name}: expected all tensors on the same device, but found {devices}")
+    to = kwargs.get("device") or (args[0].device if name == "copy_" else DEVICE)
+    source = args[1] if name == "copy_" else args[0] if copies else None
+    if copies and source.device != to and (to.type == "cpu" or not _asynchronous(args, kwargs)):
+        WAITS.append(f"copy to {to.type}")
+    masks = name in ("index", "index_put_") and any(
+        each.dtype in (torch.bool, torch.uint8) for each in tree_leaves(args[1]) if each is not None
+    )
+    if name in WAITED_FOR or masks:
+        WAITS.append(name)
+    wrappers = {
+        id(each.held): each for each in tensors if isinstance(each, SecondTensor)
+    }  # what is written is returned
+    args, kwargs = tree_map_only(SecondTensor, lambda each: each.held, (args, kwargs))
+    on_cpu = {key: torch.device("cpu") if isinstance(value, torch.device) else value for key, value in kwargs.items()}
+    found = operation(*args, **on_cpu)
+    if to.type == "cpu":
+        return found
+    found = tree_map_only(
+        Tensor, lambda each: wrappers[id(each)] if id(each) in wrappers else SecondTensor(each), found
+    )
+    for each in tree_leaves(found):
+        if isinstance(each, SecondTensor) and each.shape != each.held.shape:
+            raise NotImplementedError(f"{name} changes the shape of a tensor")
+    return found
+
+
+def _asynchronous(args: Any, kwargs: Any) -> bool:
+    return bool(kwargs.get("non_blocking") or args[2:3] == (True,))
+
+
+def _arange(*numbers: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
+    """PyTorch makes it by changing the shape of an empty tensor."""
+    return SecondTensor(torch.arange(*numbers, dtype=dtype))
+
+
+class _Module(backend_registration._DummyBackendModule):
+    """What stands for `torch.cuda`."""
+
+    there = False
+
+    def is_available(self) -> bool:
+        return self.there
+
+    def device_count(self) -> int:
+        return int(self.there)
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+    def get_device_name(self, device: Any = None) -> str:
+        return "the second device of the tests"
+
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        torch.set_rng_state(state)
+
+
+_module = _Module()
+_libraries: list[torch.library.Library] = []  # what they register ends with them
+
+
+def register() -> None:
+    """Make the device known to PyTorch, once a process. AttributeError if this PyTorch has no Python backends."""
+    global DEVICE
+    if DEVICE.type == "second":
+        return
+    backend_registration._setup_privateuseone_for_python_backend("second", _module)
+    DEVICE = torch.device("second", 0)
+    every, of_aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    every.fallback(_run, "PrivateUse1")
+    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for overload in ("arange", "arange.start", "arange.start_step"):
+        of_aten.impl(overload, _arange, "PrivateUse1")
+    _libraries.extend([every, of_aten])
+
+
+@contextmanager
+def available() -> Iterator[str]:
+    """The device as the machine's accelerator, as far as PyTorch is asked for that."""
+    register()
+    _module.there = True
+    try:
+        yield "second"
+    finally:
+        _module.there = False

@@ -1,0 +1,147 @@
+"""A training on another device than the CPU: a GPU, or where there is none one made for tests, with the same bits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.helpers.accelerators import Operations, waits
+from tests.helpers.commands import run_of, small, train_py, trained
+from tests.helpers.runs import differences, judged
+from tests.runs.test_checkpoint import killed_at
+from train import train
+from xent.cli.build import build, load_data
+from xent.recording.device import widest_float
+from xent.recording.errors import Stopped
+from xent.recording.nudge import bits_of_weights, nudge_weights
+from xent.training.device import prepare
+from xent.training.loop import fit
+from xent.verdict.floor import bitwise_identical, output_gaps
+
+pytestmark = pytest.mark.accelerator
+SMALL = {"model.width": 8, "max_steps": 12, "log_every": 5, "precision": "float64"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": model, **changes}
+        for model in ("mlp", "cnn")
+        for changes in (
+            {"loss": "torch", "nudge": 1},
+            {"loss": "scratch", "data.crop_padding": 2, "data.flip": "true"},
+            {"loss": "fused", "accumulate": 3, "model.norm": "group"},
+            {"loss": "article", "loss_precision": "float32", "nudge": 1},
+        )
+    ]
+    + [{"model": "resnet", "model.width": 2, "loss": "torch"}],
+    ids=lambda changes: f"{changes['model']}-{changes['loss']}",
+)
+def test_a_run_is_that_of_the_cpu(changes: dict[str, object], accelerator: str, tmp_path: Path) -> None:
+    settings = small(**SMALL | changes)
+    here, there = (trained(tmp_path / device, *settings, f"device={device}") for device in ("cpu", accelerator))
+    if accelerator == "second" and changes["loss"] in ("torch", "article"):  # ours look at the numbers on a CPU alone
+        assert bitwise_identical(here, there)
+    assert max(output_gaps(there, here).values()) < (1e-4 if "loss_precision" in changes else 1e-10)
+    assert there.tests[12] == pytest.approx(here.tests[12])
+    assert all(found == pytest.approx(here.fingerprints[name]) for name, found in there.fingerprints.items())
+    assert there.settings["device"] == f"{accelerator}:0"
+    assert there.settings["machine.processor"] != here.settings["machine.processor"]
+
+
+def test_auto_takes_it_and_says_so(accelerator: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trained(tmp_path, *small(device="auto"))
+    assert f"device={accelerator}:0: training for" in capsys.readouterr().out
+    assert prepare("cpu").type == "cpu"
+
+
+def test_a_comparison_by_device(accelerator: str, tmp_path: Path) -> None:
+    short = small(max_steps=32, precision="float32,float64", device=f"cpu,{accelerator}")
+    result = train_py("-m", "+experiment=device", *short, f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    verdicts = {name: figures["verdict"] for name, figures in judged(tmp_path / "comparison").items()}
+    assert len(verdicts) == 2
+    assert set(verdicts.values()) <= {"bitwise identical", "same within rounding", "coarser rounding"}, verdicts
+
+
+@pytest.mark.parametrize("loss", ["torch", "scratch", "fused", "article"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "cnn", "data.flip": "true"},
+        {"nudge": 1},
+        {"accumulate": 4},
+        {"optimizer": "adamw", "loss_precision": "bfloat16"},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_no_step_waits_that_is_not_logged(
+    loss: str, changes: dict[str, object], accelerator: str, tmp_path: Path
+) -> None:
+    """And none has more operations for a larger batch, as a loop over its images would."""
+
+    def fitted(steps: int, batch_size: int) -> tuple[list[str], dict[str, int]]:
+        settings = SMALL | {"batch_size": batch_size, "max_steps": steps, "log_every": 1000}
+        run = run_of(tmp_path, *small(**settings | changes), f"loss={loss}", f"device={accelerator}")
+        images, test_images = load_data(run)
+        training = build(run, images)
+        with waits() as waited, Operations() as operations:
+            fit(training, images, test_images, run.config.log_every)
+        return waited, operations.counted
+
+    fitted(1, 32)  # what PyTorch sets up at first may wait
+    short, operations = fitted(9, 32)
+    longer, more_operations = fitted(15, 64)
+    assert sorted(longer) == sorted(short) != [], "those of the same probe steps, and of the end"
+    step = {name: count - operations[name] for name, count in more_operations.items() if count != operations[name]}
+    _, same_batch = fitted(15, 32)
+    assert step == {name: count - operations[name] for name, count in same_batch.items() if count != operations[name]}
+
+
+def test_drawing_and_nudging_weights_takes_as_many_operations_for_wide_layers(accelerator: str) -> None:
+    def operations(width: int) -> dict[str, int]:
+        device = torch.device(accelerator)
+        layer = nn.Linear(width, width, dtype=widest_float(device)).to(device)
+        with waits() as waited, Operations() as found:
+            nudge_weights(layer, bits_of_weights(1))
+        assert not waited or accelerator == "second", waited
+        return dict(found.counted)
+
+    assert operations(8) == operations(40)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_run_that_was_killed_goes_on_as_if_it_was_not(
+    model: str, accelerator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(**SMALL | {"model": model, "nudge": 1, "checkpoint_every": 5, "device": accelerator})
+    trained(tmp_path / "whole", *settings)
+    killed_at(10, monkeypatch, tmp_path / "killed", *settings)
+    trained(tmp_path / "killed", *settings)
+    assert differences(tmp_path / "killed", tmp_path / "whole") == []
+
+
+@pytest.mark.parametrize("begun", ["cpu", "accelerator"])
+def test_a_run_goes_on_on_another_device_which_is_noted(
+    begun: str, accelerator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, then = ("cpu", accelerator) if begun == "cpu" else (accelerator, "cpu")
+    settings = small(**SMALL | {"checkpoint_every": 5})
+    whole = trained(tmp_path / "whole", *settings, f"device={first}")
+    killed_at(10, monkeypatch, tmp_path / "killed", *settings, f"device={first}")
+    capsys.readouterr()
+    train(run_of(tmp_path / "killed", *settings, f"device={then}"))
+    before, now = (str(prepare(name)) for name in (first, then))
+    assert f"device={now}, {before} before: going on after step 5 of 12" in capsys.readouterr().out
+    found = trained(tmp_path / "killed", *settings, f"device={then}")
+    assert (found.settings["device"], found.settings["device_before"]) == (now, [before])
+    assert max(output_gaps(found, whole).values()) < 1e-10
+
+
+def test_a_loss_that_is_no_number_is_seen_when_logged(accelerator: str, tmp_path: Path) -> None:
+    settings = small(**{"optimizer.lr": 1e30, "log_every": 3, "device": accelerator})
+    with pytest.raises(Stopped, match="the loss is nan at step 2: .* when seen at step 3"):
+        train(run_of(tmp_path, *settings))
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    assert {each.device.type for each in saved.values() if isinstance(each, torch.Tensor)} == {"cpu"}
