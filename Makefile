@@ -7,7 +7,7 @@ DEV := .venv/dev
 device ?= cpu
 port ?= 6006
 
-.PHONY: help compare test test-fast torture bench tensorboard docs lint clean clean-env
+.PHONY: help compare test test-fast torture bench cuda tensorboard docs lint clean clean-env
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -31,6 +31,9 @@ bench: $(TRAIN) ## time everything that is waited for; device=cuda for a GPU
 	for table in start training accuracy switches growth proof loss; do \
 	  $(BIN)/python -m benchmarks.$$table device=$(device) || exit; \
 	done
+
+cuda: ## run and measure everything on a GPU, in nine minutes and without a network, into docs/cuda.md
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.cuda
 
 tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
 	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&regexInput=comparison'

@@ -48,7 +48,7 @@ def seconds(work: Work, repeats: int = 1) -> float:
     for _ in range(repeats):
         work()
     if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+        torch.get_device_module().synchronize()
     return (time.perf_counter() - start) / repeats
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 import xent
-from benchmarks.measure import CONSOLE, PROJECT, Work, interleaved, measured_device, ratio, table, typical
+from benchmarks.measure import CONSOLE, PROJECT, Rounds, Work, interleaved, measured_device, ratio, table, typical
 from xent.recording import Recorder
 from xent.runs.event_file import RunLog
 from xent.training import models
@@ -106,19 +106,27 @@ def variants(name: str, train: Split, test: Split) -> dict[str, tuple[int, Work]
     return found
 
 
+def measured(name: str, device: torch.device, rounds: int = ROUNDS, only: tuple[str, ...] = ()) -> Rounds:
+    """Seconds of a step in each round of each variant, or of those named."""
+    found = {
+        each: work
+        for each, work in variants(name, *load(MNIST, device, torch.float32)).items()
+        if each in only or not only
+    }
+    for variant, (_, work) in found.items():
+        if not variant.startswith("fit"):  # the model is warm then, and an epoch takes long
+            work()
+    timed = interleaved({variant: work for variant, (_, work) in found.items()}, rounds)
+    return [{variant: time / found[variant][0] for variant, time in each.items()} for each in timed]
+
+
 def main() -> None:
     device = measured_device()
-    train, test = load(MNIST, device, torch.float32)
     columns = "model", "what", "ms a step", "ratio", "over fit, torch"
     result = table("Training, time over the floor", *columns, device=device)
     for name in ("mlp", "cnn"):
-        measured = variants(name, train, test)
-        for variant, (_, work) in measured.items():
-            if not variant.startswith("fit"):  # the model is warm then, and an epoch takes long
-                work()
-        timed = interleaved({variant: work for variant, (_, work) in measured.items()}, ROUNDS)
-        rounds = [{variant: time / measured[variant][0] for variant, time in each.items()} for each in timed]
-        for variant in measured:
+        rounds = measured(name, device)
+        for variant in rounds[0]:
             figures = ratio(rounds, variant, "floor"), ratio(rounds, variant, "fit, torch")
             milliseconds = typical(rounds, variant) * 1e3
             result.add_row(name, variant, f"{milliseconds:.3f}", *(f"{figure:.3f}" for figure in figures))

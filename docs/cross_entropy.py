@@ -57,6 +57,17 @@ def verdicts() -> None:
     print("\n*" + json.loads((PROOF / "comparison" / "verdict.json").read_text())["answer"] + "*")
 
 
+def on_a_gpu() -> None:
+    """Print what `make cuda` found, in a line, if it has been run."""
+    page = Path(__file__).parent / "cuda.md"
+    if page.exists():
+        print("[On a GPU](docs/cuda.md):", page.read_text().split("\n\n")[1])
+    else:
+        print(
+            "No run on a GPU has been recorded yet. There, `make cuda` checks and measures all of it, in nine minutes."
+        )
+
+
 def beliefs() -> None:
     world = torch.tensor([0.7, 0.2, 0.1])  # how often each class comes
     for belief in ([0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]):

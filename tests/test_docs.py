@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from docs.__main__ import DOCS, PAGE, renew
+from docs.cross_entropy import on_a_gpu
 from docs.pictures import DPI, PICTURES
 
 GALLERY = "## A gallery of impostors"
@@ -62,6 +63,11 @@ def test_pictures_bring_their_own_ground() -> None:
     for file in DOCS.glob("*.png"):
         picture = Image.open(file).convert("RGBA")
         assert picture.getextrema()[3] == (255, 255), f"{file.name} is transparent"
+
+
+def test_the_readme_says_what_was_found_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    on_a_gpu()
+    assert capsys.readouterr().out in (DOCS.parent / "README.md").read_text()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -118,6 +118,9 @@ class _Module(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
+    def synchronize(self) -> None:
+        pass
+
     def get_device_name(self, device: Any = None) -> str:
         return "the second device of the tests"
 

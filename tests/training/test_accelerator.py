@@ -99,13 +99,12 @@ def test_no_step_waits_that_is_not_logged(
     assert step == {name: count - operations[name] for name, count in same_batch.items() if count != operations[name]}
 
 
-def test_drawing_and_nudging_weights_takes_as_many_operations_for_wide_layers(accelerator: str) -> None:
+def test_nudging_weights_takes_as_many_operations_for_wide_layers(accelerator: str) -> None:
     def operations(width: int) -> dict[str, int]:
         device = torch.device(accelerator)
         layer = nn.Linear(width, width, dtype=widest_float(device)).to(device)
-        with waits() as waited, Operations() as found:
+        with Operations() as found:
             nudge_weights(layer, bits_of_weights(1))
-        assert not waited or accelerator == "second", waited
         return dict(found.counted)
 
     assert operations(8) == operations(40)

@@ -80,7 +80,7 @@ def build(run: Run, train: Split) -> Training:
             raise BadInput("compile=true: expected a batch_size that processes times accumulate divides, for one shape")
         images, target = next(batches(train, config.batch_size, config.seed, steps=1))
         rows = slices(config.batch_size, config.processes * config.accumulate)[0]
-        seconds = compile_ahead(model, loss, images[rows], target[rows], autocast, run.loss_dtype)
+        seconds = compile_ahead(model, loss, images[rows], target[rows], autocast, run.loss_dtype, config.accumulate)
         if is_first():
             print(f"compiled in {seconds:.1f} s")
     return Training(

@@ -17,19 +17,20 @@ def compile_ahead(
     target: Tensor,
     autocast: bool,
     loss_dtype: torch.dtype | None = None,
+    accumulate: int = 1,
 ) -> float:
     """Make `model` and `loss` compile themselves, forward and backward, for batches of this shape.
 
     They are two graphs, so that the gradient of the logits, where they meet, can be looked at. The step that this takes
-    leaves no trace in the model. On CUDA the graphs are captured (`mode="reduce-overhead"`). BadInput if PyTorch cannot
-    compile here.
+    leaves no trace in the model. On CUDA its kernels are recorded and replayed (`mode="reduce-overhead"`), unless
+    gradients accumulate, which would be written over. BadInput if PyTorch cannot compile here.
 
     Returns:
         the seconds that it took.
     """
     start = time.perf_counter()
     torch.compiler.reset()  # a run must not depend on those before it in a sweep
-    mode = kind(images.device).compile_mode
+    mode = kind(images.device).compile_mode if accumulate == 1 else None
     model.compile(mode=mode)
     loss.compile(mode=mode)
     before = deepcopy([model.state_dict(), loss.state_dict()])
