@@ -71,15 +71,19 @@ def measured(
         return run
 
     steps = {name: step(loss) for name, loss in losses.items()}
-    for each in steps.values():
-        each()  # compiles
+    for name, each in list(steps.items()):
+        try:
+            each()  # compiles
+        except Exception as error:  # of others' losses, which must not end the measurement of ours
+            print(f"{name}: {type(error).__name__}: {error}")
+            del steps[name]
     peaks = {}
     for name, each in steps.items():
         for tensor in tensors:
             tensor.grad = None
         peaks[name] = peak_bytes(each, target.device)
     timed, first = interleaved(steps, rounds), next(iter(losses))
-    return {name: (typical(timed, name), ratio(timed, name, first), peaks[name] / peaks[first]) for name in losses}
+    return {name: (typical(timed, name), ratio(timed, name, first), peaks[name] / peaks[first]) for name in steps}
 
 
 def all_measured(

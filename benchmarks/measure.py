@@ -27,7 +27,7 @@ Rounds = list[dict[str, float]]
 
 def option(name: str, default: str) -> str:
     """The value of `name=value` on the command line."""
-    return dict(argument.split("=", 1) for argument in sys.argv[1:]).get(name, default)
+    return dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument).get(name, default)
 
 
 def write_into(page: str, begin: str, text: str, end: str) -> None:

@@ -5,12 +5,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.helpers.accelerators import an_accelerator
+from tests.helpers import accelerators
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=1, help="how often each run of tests/cli/test_torture.py is killed")
     parser.addoption("--screenshots", help="the folder for the pictures that tests/test_browser.py takes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    accelerators.register()
 
 
 @pytest.fixture(autouse=True)
@@ -24,5 +28,5 @@ def _defaults_of_pytorch() -> Iterator[None]:
 @pytest.fixture
 def accelerator() -> Iterator[str]:
     """The device of the test that is not the CPU: the machine's GPU, or one of our own."""
-    with an_accelerator() as name:
+    with accelerators.an_accelerator() as name:
         yield name

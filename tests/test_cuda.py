@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cuda, cuda_parts
+from benchmarks import cuda, cuda_parts, measure
 from benchmarks.cuda_parts import PARTS
 from tests.helpers.commands import PROJECT
 
@@ -17,12 +17,13 @@ SHORTER = {
     "the proof of all losses": [*SHORT, "seed=0", "nudge=0,1", "max_steps=32"],
     "compiled as not compiled": [*SHORT, "nudge=0,1"],
     "losses in bfloat16": [*SHORT, "nudge=0,1"],
-    "going on on the CPU": ["model.width=4", "batch_size=10000"],
+    "gone on with on the CPU": ["model.width=4", "batch_size=10000"],
 }
-# What a device that is written in Python has not: code by torch.compile, types by autocast, memory that is counted.
+# A device that is written in Python has no code of torch.compile, no types of autocast, and no memory of its own.
 ON_THE_CPU = ["compiled as not compiled", "losses in bfloat16", "large losses over PyTorch's"]
 ELSEWHERE = {
-    "tests of losses and trainings": "they are run by themselves",
+    "tests of losses": "they are run by themselves",
+    "tests of trainings": "they are run by themselves",
     "99 % of MNIST": "it starts train.py in another process, which has no such device, and takes long on a CPU",
 }
 
@@ -65,15 +66,29 @@ def test_it_goes_on_after_a_part_that_fails(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(cuda, "PAGE", tmp_path / "cuda.md")
-    monkeypatch.setattr(cuda, "PARTS", dict.fromkeys(["no such part", "large losses over PyTorch's"], (None, 60)))
-    with pytest.raises(SystemExit):
-        cuda.main()
-    page = (tmp_path / "cuda.md").read_text()
-    assert "a GPU, PyTorch" in page and ": 0 of 2 passed." in page
-    assert "| no such part | FAILED | KeyError: 'no such part' |" in page
-    assert "| large losses over PyTorch's | FAILED | " in page
-    assert page in capsys.readouterr().out
-    monkeypatch.setattr(cuda, "SECONDS", 0)
-    with pytest.raises(SystemExit):
-        cuda.main()
-    assert "| FAILED | no time was left |" in (tmp_path / "cuda.md").read_text()
+    monkeypatch.setattr(cuda, "PARTS", dict.fromkeys(["no such part", "nor this"], (None, 60)))
+    for seconds, said in ((60, "KeyError: 'nor this'"), (1, "not done after 1 s"), (0, "no time was left")):
+        monkeypatch.setattr(cuda, "SECONDS", seconds)
+        with pytest.raises(SystemExit):
+            cuda.main()
+        page = (tmp_path / "cuda.md").read_text()
+        assert "a GPU, PyTorch" in page and ": 0 of 2 passed." in page
+        assert f"FAILED | {said} |" in page
+        assert page in capsys.readouterr().out
+
+
+def test_the_command_line_of_a_part_is_read_by_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["cuda.py", "99 % of MNIST", "device=cuda"])
+    assert measure.option("device", "cpu") == "cuda"
+
+
+def test_what_tests_found_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cuda_parts, "PROJECT", tmp_path)
+    (tmp_path / "tests" / "losses").mkdir(parents=True)
+    (tmp_path / "tests" / "losses" / "test_accelerator.py").write_text(
+        "import pytest\ndef test_fails(): assert 1 == 2\ndef test_passes(): pass\ndef test_skips(): pytest.skip('x')\n"
+    )
+    with pytest.raises(
+        AssertionError, match="1 failed, 1 passed, 1 skipped in .*; FAILED .*::test_fails - assert 1 == 2"
+    ):
+        cuda_parts.tests("losses", "cuda")

@@ -37,7 +37,7 @@ def test_what_proves_a_loss_needs_torch_and_numpy_alone(module: str) -> None:
 
 
 def test_what_differs_between_devices_is_in_one_place() -> None:
-    """And the set-up of PyTorch beside it. Others ask the table."""
+    """And the set-up of PyTorch beside it, and `make cuda`. Others ask the table."""
     named = re.compile(r"""["'](cuda|mps|xpu|nccl)|is_(cuda|mps|xpu)\b|torch\.(backends\.)?(cuda|mps|xpu)\b""")
     found = [
         file
@@ -45,5 +45,5 @@ def test_what_differs_between_devices_is_in_one_place() -> None:
         for file in (PROJECT / folder).rglob("*.py")
         if named.search(file.read_text().partition('"""\n')[2])
     ]
-    places = ("xent/recording/device.py", "xent/training/device.py")
+    places = ("benchmarks/cuda.py", "xent/recording/device.py", "xent/training/device.py")
     assert sorted(str(file.relative_to(PROJECT)) for file in found) == sorted(places)

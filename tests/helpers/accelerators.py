@@ -10,19 +10,28 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+try:
+    from tests.helpers import second_device
+except AttributeError:  # of a private function of PyTorch's that is gone
+    second_device = None
+
+
+def register() -> None:
+    """Make a device of our own known to PyTorch, which must be before the first backward pass of a process."""
+    if second_device and not torch.cuda.is_available():
+        second_device.register()
+
 
 @contextmanager
 def an_accelerator() -> Iterator[str]:
     """The machine's GPU, or where it has none, a device of our own."""
     if torch.cuda.is_available():
         yield "cuda"
-        return
-    try:
-        from tests.helpers import second_device
-    except AttributeError:
+    elif second_device is None:
         pytest.skip(f"there is no GPU here, and PyTorch {torch.__version__} takes no device that is written in Python")
-    with second_device.available() as name:
-        yield name
+    else:
+        with second_device.available() as name:
+            yield name
 
 
 @contextmanager
@@ -39,11 +48,9 @@ def waits() -> Iterator[list[str]]:
             torch.cuda.set_sync_debug_mode("default")
         found += [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
         return
-    from tests.helpers.second_device import WAITS
-
-    before = len(WAITS)
+    before = len(second_device.WAITS)
     yield found
-    found += WAITS[before:]
+    found += second_device.WAITS[before:]
 
 
 class Operations(TorchDispatchMode):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-DEVICE = torch.device("cpu")  # until it is there
+DEVICE = torch.device("cpu")  # until it is registered
 WAITS: list[str] = []
 # Whose result, or its shape, the host has to know.
 WAITED_FOR = {
@@ -136,10 +136,8 @@ _libraries: list[torch.library.Library] = []  # what they register ends with the
 
 
 def register() -> None:
-    """Make the device known to PyTorch, once a process. AttributeError if this PyTorch has no Python backends."""
+    """Make the device known to PyTorch, once a process, before its first backward pass: that starts a thread for it."""
     global DEVICE
-    if DEVICE.type == "second":
-        return
     backend_registration._setup_privateuseone_for_python_backend("second", _module)
     DEVICE = torch.device("second", 0)
     every, of_aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
@@ -153,7 +151,6 @@ def register() -> None:
 @contextmanager
 def available() -> Iterator[str]:
     """The device as the machine's accelerator, as far as PyTorch is asked for that."""
-    register()
     _module.there = True
     try:
         yield "second"

@@ -50,7 +50,8 @@ def calls(name: str) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
     sure = 50 * torch.eye(4, dtype=torch.float64)[target.roll(1)]
     found = [(logits, target.masked_fill(target == 0, arguments.get("ignore_index", 0)), arguments)
              for arguments in ARGUMENTS]  # fmt: skip
-    found += [(sure, target, {}), (2 * sure.float(), target, {}), (logits[0], target[0], {})]
+    found += [(sure, target, {}), (2 * sure.float(), target, {})]
+    found += [(logits[0], target[0], arguments) for arguments in ARGUMENTS[:12]]
     found += [(*logits_and_target(3, 4, 2, 2), arguments) for arguments in ARGUMENTS[:12]]
     found += [
         (logits, logits.detach().roll(1, 0).softmax(1), arguments)
@@ -69,12 +70,12 @@ def test_a_loss_is_that_of_the_cpu_and_waits_for_nothing(name: str, accelerator:
         results(loss, *given, on_device)  # what PyTorch sets up at first may wait
         with waits() as waited:
             found = results(loss, *given, on_device)
-        assert waited == [], arguments
+        assert name == "torch" or waited == [], arguments  # PyTorch's own does for weights and smoothing
         expected = results(loss, logits, target, arguments)
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(
-                ours.cpu(), theirs, rtol=1e-5 if ours.dtype == torch.float32 else 1e-11, atol=1e-13
-            )
+            coarse = ours.dtype == torch.float32 or name == "lower_precision"
+            rtol, atol = (1e-5, 1e-7) if coarse else (1e-11, 1e-13)
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=rtol, atol=atol, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", LOSSES)

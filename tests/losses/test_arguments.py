@@ -1,10 +1,14 @@
 """What PyTorch refuses is refused, by the same kind of exception, with what was given and what is expected."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn, tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, distributed, nn, tensor
 from torch.nn.functional import cross_entropy as reference
 
 from tests.helpers.drop_ins import Loss, each_function, each_module
@@ -101,23 +105,90 @@ def test_the_module_takes_what_pytorchs_takes(module: type[nn.Module]) -> None:
     assert next(ours.double().buffers()).dtype == torch.float64
 
 
-def test_checks_do_not_read_the_targets_values() -> None:
-    """A check that reads a value would make the host wait for the device, and cannot be traced."""
-    import xent
+class Index:
+    """What Python takes for an integer."""
 
-    class Unreadable(Tensor):
-        @classmethod
-        def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            assert getattr(function, "__name__", "") not in (
-                "item",
-                "tolist",
-                "__bool__",
-                "__int__",
-                "__float__",
-                "any",
-            )
-            return super().__torch_function__(function, types, args, kwargs or {})
+    def __index__(self) -> int:
+        return 1
 
-    for loss in (xent.cross_entropy, xent.fused_cross_entropy):
-        loss(Z, T.as_subclass(Unreadable), torch.ones(3).as_subclass(Unreadable), label_smoothing=0.1)
-        loss(Z.as_subclass(Unreadable), T.as_subclass(Unreadable))
+
+NUMPYS = [getattr(np, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
+OTHERS = [int, float, complex, str, bool, np.bool_, np.float32, np.array, tensor]
+MADE = [lambda n: [n], lambda n: tensor([n]), lambda _: Index(), lambda _: None]
+NUMBERS = st.sampled_from([*NUMPYS, *OTHERS, *MADE])
+
+
+@each_function
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(kind=NUMBERS, value=st.integers(0, 3))
+def test_what_counts_as_an_integer_is_pytorchs(loss: Loss, kind: Any, value: int) -> None:
+    try:
+        expected = reference(Z, T, ignore_index=kind(value))
+    except TypeError:
+        with pytest.raises(TypeError, match="ignore_index is .*: expected int"):
+            loss(Z, T, ignore_index=kind(value))
+    else:
+        torch.testing.assert_close(loss(Z, T, ignore_index=kind(value)), expected, equal_nan=True)
+
+
+@each_module
+def test_a_number_of_classes_may_be_symbolic(module: type[nn.Module]) -> None:
+    class LastIgnored(nn.Module):
+        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+            return module(ignore_index=logits.shape[1] - 1)(logits, target)
+
+    shapes = {"logits": {1: torch.export.Dim("classes", min=2, max=50)}, "target": None}
+    exported = torch.export.export(LastIgnored(), (Z, T), dynamic_shapes=shapes).module()
+    for logits in (Z, torch.randn(4, 7)):
+        torch.testing.assert_close(exported(logits, T), reference(logits, T, ignore_index=logits.shape[1] - 1))
+
+
+@each_function
+def test_a_reduction_by_its_old_name(loss: Loss) -> None:
+    with pytest.warns(UserWarning, match="'elementwise_mean' is deprecated, please use reduction='mean'"):
+        assert torch.equal(loss(Z, T, reduction="elementwise_mean"), loss(Z, T))
+
+
+@each_function
+@pytest.mark.parametrize("arguments", [{}, {"label_smoothing": 0.1}, {"ignore_index": 1}])
+def test_a_wrong_target_among_many_is_told_by_pytorch(loss: Loss, arguments: dict[str, Any]) -> None:
+    """Where no value may be looked at, what explains an error leaves it alone."""
+    targets = torch.stack([T, tensor([0, 1, 7, 1])])
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        torch.vmap(lambda z, t: loss(z, t, **arguments))(torch.stack([Z, Z]), targets)
+
+
+@each_module
+def test_torch_fx_traces_a_call_as_one_of_pytorchs(module: type[nn.Module]) -> None:
+    loss = module(label_smoothing=0.1)
+    traced = torch.fx.symbolic_trace(loss)
+    calls = [node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"]
+    assert len(calls) == 1 and "cross_entropy" in calls[0]
+    assert torch.equal(traced(Z, T), loss(Z, T))
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """One process that holds all of a tensor that is split."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@each_function
+@pytest.mark.parametrize("arguments", [{}, {"label_smoothing": 0.1}, {"ignore_index": 1}, {"reduction": "none"}])
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("behind", [0.0, 200.0])
+def test_logits_split_over_processes(loss: Loss, arguments: dict[str, Any], dim: int, behind: float, mesh: Any) -> None:
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    logits = Z - behind * nn.functional.one_hot(T, 3)
+
+    def gradient(f: Loss) -> list[Tensor]:
+        split = distribute_tensor(logits, mesh, [Shard(dim)]).requires_grad_()
+        target = distribute_tensor(T, mesh, [Shard(0) if dim == 0 else Replicate()])
+        value = f(split, target, **arguments)
+        value.sum().backward()
+        return [value.full_tensor(), split.grad.full_tensor()]
+
+    torch.testing.assert_close(gradient(loss), gradient(reference))

@@ -71,7 +71,7 @@ def test_a_call_pays_for_no_argument_that_it_does_not_give(loss: Loss) -> None:
     usual, of_ignored = forward(), {"masked_fill", "masked_fill_", "logical_not", "ones_like"}
     assert not of_ignored & usual
     assert of_ignored & forward(ignore_index=2)
-    assert "index" in forward(weight=torch.ones(5)) - usual
+    assert "mul" in {name.rstrip("_") for name in forward(weight=torch.ones(5)) - usual}
 
 
 @each_function

@@ -75,12 +75,17 @@ def test_gradients_in_a_batch(loss: Loss, arguments: dict[str, object]) -> None:
 
 @each_function
 @each_arguments
-def test_forward_mode(loss: Loss, arguments: dict[str, object]) -> None:
+@pytest.mark.parametrize("along", ["input", "target", "weight"])
+def test_forward_mode(loss: Loss, arguments: dict[str, object], along: str) -> None:
     logits, target = logits_and_target(5, 4)
-    tangent = torch.linspace(-1, 1, 20, dtype=torch.float64).view(5, 4)
+    given = {"input": logits.detach(), "target": target, "weight": torch.ones(4, dtype=torch.float64)}
+    if along != "input":
+        given["target"] = logits.detach().roll(1, 0).softmax(1)
+        arguments = {name: value for name, value in arguments.items() if name != "ignore_index"}
+    tangent = torch.linspace(-1, 1, given[along].numel(), dtype=torch.float64).view_as(given[along])
     with forward_ad.dual_level():
-        dual = forward_ad.make_dual(logits.detach(), tangent)
-        close(*(forward_ad.unpack_dual(f(dual, target, **arguments)).tangent for f in (loss, reference)))
+        given[along] = forward_ad.make_dual(given[along], tangent)
+        close(*(forward_ad.unpack_dual(f(**given, **arguments)).tangent for f in (loss, reference)))
 
 
 @each_function
@@ -139,13 +144,25 @@ def test_vmap_over_any_argument(loss: Loss) -> None:
 
 @each_function
 @each_arguments
-def test_compile_in_one_graph(loss: Loss, arguments: dict[str, object]) -> None:
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_compile_in_one_graph(
+    loss: Loss, arguments: dict[str, object], dynamic: bool | None, probabilities: bool, weighted: bool
+) -> None:
+    if probabilities:
+        arguments = {name: value for name, value in arguments.items() if name != "ignore_index"}
+    if weighted:
+        arguments = arguments | {"weight": torch.tensor([1.0, 2.0, 0.5, 3.0])}
+
     def step(f: Loss) -> tuple[Tensor, Tensor]:
         logits, target = logits_and_target(5, 4, dtype=torch.float32)
-        value = f(logits, target, **arguments)
+        value = f(logits, logits.detach().roll(1, 0).softmax(1) if probabilities else target, **arguments)
         return value, torch.autograd.grad(value.sum(), logits)[0]
 
-    torch.testing.assert_close(step(torch.compile(loss, fullgraph=True, backend="aot_eager")), step(reference))
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    torch.testing.assert_close(step(compiled), step(reference))
 
 
 @each_function

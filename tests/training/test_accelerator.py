@@ -1,5 +1,6 @@
 """A training on another device than the CPU: a GPU, or where there is none one made for tests, with the same bits."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_comparison_by_device(accelerator: str, tmp_path: Path) -> None:
     "changes",
     [
         {"model": "cnn", "data.flip": "true"},
-        {"nudge": 1},
+        {"nudge": 1, "loss_precision": "float32"},
         {"accumulate": 4},
         {"optimizer": "adamw", "loss_precision": "bfloat16"},
     ],
@@ -81,22 +82,20 @@ def test_no_step_waits_that_is_not_logged(
 ) -> None:
     """And none has more operations for a larger batch, as a loop over its images would."""
 
-    def fitted(steps: int, batch_size: int) -> tuple[list[str], dict[str, int]]:
+    def fitted(steps: int, batch_size: int, counted: bool = False) -> tuple[list[str], dict[str, int]]:
         settings = SMALL | {"batch_size": batch_size, "max_steps": steps, "log_every": 1000}
         run = run_of(tmp_path, *small(**settings | changes), f"loss={loss}", f"device={accelerator}")
         images, test_images = load_data(run)
         training = build(run, images)
-        with waits() as waited, Operations() as operations:
+        operations = Operations()
+        with waits() as waited, operations if counted else nullcontext():  # counting may change what PyTorch does
             fit(training, images, test_images, run.config.log_every)
         return waited, operations.counted
 
     fitted(1, 32)  # what PyTorch sets up at first may wait
-    short, operations = fitted(9, 32)
-    longer, more_operations = fitted(15, 64)
+    (short, _), (longer, _) = fitted(9, 32), fitted(15, 32)
     assert sorted(longer) == sorted(short) != [], "those of the same probe steps, and of the end"
-    step = {name: count - operations[name] for name, count in more_operations.items() if count != operations[name]}
-    _, same_batch = fitted(15, 32)
-    assert step == {name: count - operations[name] for name, count in same_batch.items() if count != operations[name]}
+    assert fitted(15, 32, counted=True)[1] == fitted(15, 64, counted=True)[1]
 
 
 def test_nudging_weights_takes_as_many_operations_for_wide_layers(accelerator: str) -> None:

@@ -3,6 +3,8 @@
 Every check reads shapes and types alone, never a value on the device, so that none makes the host wait for it.
 """
 
+import warnings
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -22,8 +24,11 @@ class Options(NamedTuple):
     label_smoothing: float
 
 
-def check(input: Tensor, target: Tensor, options: Options) -> None:
+def checked(input: Tensor, target: Tensor, options: Options) -> Options:
     """Refuse what `torch.nn.functional.cross_entropy` refuses, and smoothing below 0, which it takes for 0.
+
+    Returns:
+        the options, with an integer of Python's for whatever counts as one, and the name of today for the reduction.
 
     Raises:
         TypeError: an argument is not of its type.
@@ -33,13 +38,21 @@ def check(input: Tensor, target: Tensor, options: Options) -> None:
         RuntimeError: any other mismatch of shapes or types; smoothing outside [0, 1].
     """
     if _is_usual(input, target, options):
-        return
+        return options
     weight, ignore_index, reduction, label_smoothing = options
     for name, tensor in {"input": input, "target": target, "weight": weight}.items():
         if not isinstance(tensor, Tensor) and not (name == "weight" and tensor is None):
             raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"ignore_index is {type(ignore_index).__name__}: expected int")
+    if not isinstance(ignore_index, int | torch.SymInt):
+        try:
+            ignore_index = index(ignore_index)
+        except TypeError:
+            raise TypeError(f"ignore_index is {type(ignore_index).__name__}: expected int") from None
+    if isinstance(ignore_index, bool):
+        raise TypeError("ignore_index is bool: expected int")
+    if reduction == "elementwise_mean":
+        warnings.warn("reduction='elementwise_mean' is deprecated, please use reduction='mean' instead.", stacklevel=3)
+        reduction = "mean"
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
     if not 0 <= label_smoothing <= 1:
@@ -59,6 +72,7 @@ def check(input: Tensor, target: Tensor, options: Options) -> None:
             raise RuntimeError(f"weight is {weight.dtype}: expected {input.dtype}, as the input")
         if weight.requires_grad:
             raise RuntimeError("weight requires a gradient: expected one without, for targets that are class indices")
+    return Options(weight, ignore_index, reduction, label_smoothing)
 
 
 def _is_usual(input: Tensor, target: Tensor, options: Options) -> bool:
@@ -122,7 +136,7 @@ def ignored_targets(target: Tensor, ignore_index: int) -> Tensor | None:
 
 def out_of_range(target: Tensor, ignore_index: int, classes: int) -> IndexError | None:
     """Why indexing with these targets failed on the CPU, if it is for their values. (CUDA stops by an assertion.)"""
-    if not target.is_cpu:
+    if not may_look(target):
         return None
     wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))].unique().tolist()
     return (

@@ -1,14 +1,16 @@
 """Cross entropy from basic tensor operations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from xent.losses.arguments import Options, check, class_dim, ignored_targets, is_autocast, out_of_range
-from xent.losses.transforms import is_traced, may_look
+from xent.losses.arguments import Options, checked, class_dim, ignored_targets, is_autocast, out_of_range
+from xent.losses.transforms import is_split, is_traced, is_transformed, may_look
 
-ExpectedSurprise = Callable[[Tensor, Tensor, int], Tensor]
+LogProbabilities = Callable[[Tensor, int], Tensor]
 
 
 def cross_entropy(
@@ -48,9 +50,11 @@ def cross_entropy(
     Raises:
         what PyTorch raises: see xent/losses/arguments.py.
     """
-    options = Options(weight, ignore_index, reduction, label_smoothing)
-    check(input, target, options)
-    return batch_loss(expected_surprise, input, target, options)
+    if has_torch_function_variadic(input, target, weight):  # torch.fx, say
+        given = ignore_index, reduction, label_smoothing
+        return handle_torch_function(cross_entropy, (input, target, weight), input, target, weight, *given)
+    options = checked(input, target, Options(weight, ignore_index, reduction, label_smoothing))
+    return batch_loss(log_probabilities, input, target, options)
 
 
 def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
@@ -65,15 +69,14 @@ def surprise(logits: Tensor, index: Tensor, dim: int) -> Tensor:
         logits: with the classes along `dim`.
         index: the target of each row, of the shape of `logits` but for a 1 along `dim`.
     """
-    at_target = logits.gather(dim, index)
     if may_look(logits):
-        odds = others(logits - at_target, index, dim)
+        odds = others(logits - at(logits, index, dim), index, dim)
         if (odds < 1e17).all():  # neither they nor their square, in a second derivative, overflow in float32
             return torch.log1p(odds)
-    return surprise_far_behind(logits, at_target, index, dim)
+    return surprise_far_behind(logits, index, dim)
 
 
-def surprise_far_behind(logits: Tensor, at_target: Tensor, index: Tensor, dim: int) -> Tensor:
+def surprise_far_behind(logits: Tensor, index: Tensor, dim: int) -> Tensor:
     """`surprise`, where a target may be so far behind that the exp overflows.
 
     From 40 on `log(1 + o)` is `log o` to the last bit of float64, and `m = max_j z_j` comes out of it:
@@ -81,17 +84,43 @@ def surprise_far_behind(logits: Tensor, at_target: Tensor, index: Tensor, dim: i
         log o  =  log(sum_{j != t} exp(z_j - m)) + (m - z_t)
     """
     largest = logits.detach().amax(dim, keepdim=True)
-    far = at_target < largest - 40
-    if is_traced():
-        at_target = logits.where(is_class(index, logits, dim), 0.0).sum(dim, keepdim=True)
+    far = logits.detach().gather(dim, index) < largest - 40
+    at_target = at(logits, index, dim)
     odds = others(logits - torch.where(far, largest, at_target), index, dim)
     return torch.log1p(odds - far.squeeze(dim).to(odds.dtype)) + torch.where(far, largest - at_target, 0.0).squeeze(dim)
+
+
+def at(logits: Tensor, index: Tensor, dim: int) -> Tensor:
+    """The logit of each row at its index, of the shape of `index`."""
+    if is_traced():
+        return logits.where(is_class(index, logits, dim), 0.0).sum(dim, keepdim=True)
+    if is_transformed(logits):
+        return logits.gather(dim, index)
+    found: Tensor = _Gather.apply(logits, index, dim)
+    return found
+
+
+class _Gather(torch.autograd.Function):
+    """`gather`, which keeps no hold of the logits: they may be written over before the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, dim: int) -> Tensor:
+        ctx.shape, ctx.dim = logits.shape, dim
+        ctx.save_for_backward(index)
+        return logits.gather(dim, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).scatter_add_(ctx.dim, index, grad), None, None
 
 
 def others(ahead: Tensor, index: Tensor, dim: int) -> Tensor:
     """`sum_{j != t} exp(a_j)` of every row. `ahead` is written over."""
     if is_traced():
         return ahead.masked_fill(is_class(index, ahead, dim), -torch.inf).exp().sum(dim)
+    if is_split(ahead):  # along the classes, say, so not in place
+        return ahead.scatter(dim, index, -torch.inf).exp().sum(dim)
     nothing = torch.full_like(index, -torch.inf, dtype=ahead.dtype)  # exp(-inf) = 0, and so is its gradient
     ahead.detach().scatter_add_(dim, index, nothing)
     return ahead.exp_().sum(dim)
@@ -103,22 +132,17 @@ def is_class(index: Tensor, logits: Tensor, dim: int) -> Tensor:
     return index == classes.view(-1, *[1] * (logits.ndim - dim - 1))
 
 
-def expected_surprise(logits: Tensor, distribution: Tensor, dim: int) -> Tensor:
-    """`-sum_c q_c log p_c` of every row, `q` being the `distribution`, of the shape of `logits`."""
-    return -(distribution * log_probabilities(logits, dim)).sum(dim)
-
-
 def log_probabilities(logits: Tensor, dim: int) -> Tensor:
     """`log p_c = (z_c - m) - log(sum_j exp(z_j - m))`."""
     shifted = logits - logits.detach().amax(dim, keepdim=True)
     return shifted - shifted.exp().sum(dim, keepdim=True).log()
 
 
-def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tensor, options: Options) -> Tensor:
+def batch_loss(log_probabilities: LogProbabilities, input: Tensor, target: Tensor, options: Options) -> Tensor:
     """What surrounds the loss of a row: precision, smoothing, weights, ignored targets and the reduction.
 
     Args:
-        expected_surprise: the function below of that name, or one of the same values.
+        log_probabilities: the function of that name, or one of the same values.
     """
     dim = class_dim(input)
     logits = widened(input)
@@ -126,10 +150,15 @@ def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tenso
     total: Tensor | None = None
     if target.is_floating_point():
         weight = options.weight
-        dtype = torch.promote_types(dtype, target.dtype if weight is None else torch.result_type(target, weight))
-        losses = expected_surprise(logits, smoothed_and_weighted(target.to(logits.dtype), options, dim), dim)
+        dtype = torch.promote_types(
+            dtype, target.dtype if weight is None else torch.promote_types(target.dtype, weight.dtype)
+        )
+        distribution, smoothing = target.to(logits.dtype), options.label_smoothing
+        if smoothing > 0:
+            distribution = distribution * (1 - smoothing) + smoothing / distribution.shape[dim]
+        losses = -(weighted(distribution, weight, dim) * log_probabilities(logits, dim)).sum(dim)
     else:
-        losses, total = index_losses(expected_surprise, logits, as_index(target, input), options)
+        losses, total = index_losses(log_probabilities, logits, as_index(target, input), options)
     if options.reduction == "sum":
         losses = losses.sum()
     elif options.reduction == "mean":
@@ -138,29 +167,32 @@ def batch_loss(expected_surprise: ExpectedSurprise, input: Tensor, target: Tenso
 
 
 def index_losses(
-    expected_surprise: ExpectedSurprise, logits: Tensor, target: Tensor, options: Options
+    log_probabilities: LogProbabilities, logits: Tensor, target: Tensor, options: Options
 ) -> tuple[Tensor, Tensor | None]:
     """The losses for class indices, and the sum of the weights of those that count; None if all do, and alike."""
     dim, weight = class_dim(logits), options.weight
     ignored = ignored_targets(target, options.ignore_index)
     index = target if ignored is None else target.masked_fill(ignored, 0)  # any class will do, its loss is not used
+    smoothing, everyones = options.label_smoothing, None
     try:
-        if options.label_smoothing > 0:
-            one_hot = torch.zeros_like(logits).scatter(dim, index.unsqueeze(dim), 1)
-            losses = expected_surprise(logits, smoothed_and_weighted(one_hot, options, dim), dim)
+        if smoothing > 0:
+            log_p = log_probabilities(logits, dim)
+            losses = -log_p.gather(dim, index.unsqueeze(dim)).squeeze(dim)
+            everyones = -weighted(log_p, weight, dim).sum(dim)
         else:
             losses = surprise(logits, index.unsqueeze(dim), dim)
-    except RuntimeError as error:
+    except (IndexError, RuntimeError) as error:
         raise out_of_range(target, options.ignore_index, logits.shape[dim]) or error from None
-    if weight is None and ignored is None:
-        return losses, None
-    weights = torch.ones_like(losses)
+    weights: Tensor | None = None
     if weight is not None:
-        weights = weight.to(torch.promote_types(weight.dtype, logits.dtype))[index]
-        losses = losses if options.label_smoothing > 0 else losses * weights
-    if ignored is None:
-        return losses, weights.sum()
-    return losses.masked_fill(ignored, 0), weights.masked_fill(ignored, 0).sum()
+        weights = of_targets(weight.to(torch.promote_types(weight.dtype, logits.dtype)), index)
+        losses = losses * weights
+    if everyones is not None:
+        losses = (1 - smoothing) * losses + smoothing / logits.shape[dim] * everyones
+    if ignored is not None:
+        weights = (torch.ones_like(losses) if weights is None else weights).masked_fill(ignored, 0)
+        losses = losses.masked_fill(ignored, 0)
+    return losses, None if weights is None else weights.sum()
 
 
 def widened(input: Tensor) -> Tensor:
@@ -173,12 +205,14 @@ def as_index(target: Tensor, input: Tensor) -> Tensor:
     return target.long() if input.ndim > 1 else target.long().reshape(())
 
 
-def smoothed_and_weighted(distribution: Tensor, options: Options, dim: int) -> Tensor:
-    """`(1 - s) q_c + s / C`, times the weight of class `c`."""
-    weight, smoothing = options.weight, options.label_smoothing
-    if smoothing > 0:
-        distribution = distribution * (1 - smoothing) + smoothing / distribution.shape[dim]
-    return distribution if weight is None else distribution * weight.view(-1, *[1] * (distribution.ndim - dim - 1))
+def of_targets(weight: Tensor, index: Tensor) -> Tensor:
+    """The weight of each class index, of any shape. (For one of no dimension, `weight[index]` would wait for a GPU.)"""
+    return weight.index_select(0, index.flatten()).view_as(index)
+
+
+def weighted(of_classes: Tensor, weight: Tensor | None, dim: int) -> Tensor:
+    """Numbers of the classes along `dim`, each times the weight of its class."""
+    return of_classes if weight is None else of_classes * weight.view(-1, *[1] * (of_classes.ndim - dim - 1))
 
 
 class CrossEntropyLossFromScratch(nn.CrossEntropyLoss):

@@ -35,6 +35,21 @@ def may_look(tensor: Tensor) -> bool:
     return tensor.is_cpu and type(tensor) is Tensor and not is_traced()
 
 
-def is_transformed(*tensors: Tensor) -> bool:
-    """Whether something other than autograd's backward pass is looking on."""
-    return is_traced() or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether something other than autograd's backward pass is looking on, or holds the tensors."""
+    if is_traced():
+        return True
+    given = [tensor for tensor in tensors if tensor is not None]
+    return any(is_split(tensor) or forward_ad.unpack_dual(tensor).tangent is not None for tensor in given)
+
+
+def is_split(tensor: Tensor) -> bool:
+    """Whether it is split over processes: a DTensor."""
+    return hasattr(tensor, "placements")
+
+
+def must_keep_saved(grad: Tensor) -> bool:
+    """Whether a backward pass must leave what was saved for it as it is, as the tensors may be asked for again."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return True
+    return graph_is_kept() or is_batch_of_gradients(grad) or is_under_torch_func()

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from xent.recording.device import sent
 from xent.recording.errors import BadInput
 
 
@@ -31,7 +32,7 @@ def samples_of(tensors: list[Tensor], dim: int) -> int:
 def reordered(batch: Any, dim: int, order: Tensor) -> Any:
     """The same with the samples of each tensor in another order."""
     if isinstance(batch, Tensor):
-        return batch.index_select(dim, order.to(batch.device, non_blocking=True))
+        return batch.index_select(dim, sent(order, batch.device))
     if isinstance(batch, Mapping):
         return {key: reordered(each, dim, order) for key, each in batch.items()}
     found = [reordered(each, dim, order) for each in batch]

@@ -39,6 +39,9 @@ def kind(device: torch.device) -> Kind:
     return KINDS.get(device.type, Kind())
 
 
+ONE_DEVICE_BACKENDS = ("nccl", "xccl")  # of torch.distributed: they send what is on the accelerator, and nothing else
+
+
 def widest_float(device: torch.device) -> torch.dtype:
     return torch.float64 if kind(device).float64 else torch.float32
 
@@ -47,6 +50,11 @@ def accelerator() -> torch.device | None:
     """The current device of the machine that is not its CPU, if it has one."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return found and torch.device(found.type, torch.accelerator.current_device_index())
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without that the host waits."""
+    return (tensor.pin_memory() if kind(device).pins else tensor).to(device, non_blocking=True)
 
 
 def random_state(device: torch.device) -> Tensor:
@@ -65,9 +73,9 @@ def set_random_state(device: torch.device, state: Tensor) -> None:
 
 
 @contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
-    """PyTorch's generators at a seed, of the CPU and of the accelerator, and then where they were."""
-    devices = [device for device in (torch.device("cpu"), accelerator()) if device]
+def drawing_from(seed: int, device: torch.device | None) -> Iterator[None]:
+    """PyTorch's generators at a seed, of the CPU and of a device, and then where they were."""
+    devices = {torch.device("cpu"), device or torch.device("cpu")}
     states = [random_state(device) for device in devices]
     torch.manual_seed(seed)
     try:

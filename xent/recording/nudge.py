@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from xent.recording.device import sent
 from xent.recording.errors import BadInput
 from xent.recording.processes import local_share, local_share_like
 
@@ -57,7 +58,7 @@ def random_bools(shape: torch.Size, bits: np.random.PCG64) -> Tensor:
 
 
 def _next(values: Tensor, up: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.where(up, torch.inf, -torch.inf).to(values))
+    return torch.nextafter(values, torch.where(sent(up, values.device), torch.inf, -torch.inf).to(values))
 
 
 def batch_order(samples: int, nudge: int, step: int) -> Tensor:

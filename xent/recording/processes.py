@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, distributed
 
-from xent.recording.device import accelerator
+from xent.recording.device import ONE_DEVICE_BACKENDS, accelerator
 
 
 def is_distributed() -> bool:
@@ -53,8 +53,8 @@ def mean_over_processes(loss: Tensor) -> Callable[[], Tensor]:
 
 
 def _where_it_is_sent(numbers: Tensor) -> Tensor:
-    """A copy on a device that the processes' backend takes numbers from: gloo from any, others from their own alone."""
-    there = numbers.device if "gloo" in distributed.get_backend() else accelerator()
+    """A copy on a device that the processes' backend sends from."""
+    there = accelerator() if distributed.get_backend() in ONE_DEVICE_BACKENDS else numbers.device
     return numbers.to(there, copy=True)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xent.recording import trace_file
 from xent.recording.batch import reordered, samples_of, tensors_of
-from xent.recording.device import kind, widest_float
+from xent.recording.device import widest_float
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint
 from xent.recording.machine import machine
@@ -121,8 +121,6 @@ class Recorder:
             self._note(f"batch {step}", tensors, split=True)
         if nudge > 0:
             order = batch_order(samples, nudge, step)
-            if any(kind(tensor.device).pins for tensor in tensors):
-                order = order.pin_memory()
             batch = reordered(batch, dim, order)
         return batch if len(batch) > 1 else batch[0]
 

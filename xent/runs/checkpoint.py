@@ -22,7 +22,7 @@ PREVIOUS = "checkpoint.previous.pt"
 STATES = ("model", "loss", "optimizer", "recorder")
 # What may change when a run goes on, and where it is noted what it was before. Such a run is matched with none that was
 # always as it is now.
-NOTED = {f"{key}_before": key for key in ("epochs", "processes", "accumulate", "device")}
+NOTED = {f"{key}_before": key for key in ("epochs", "processes", "accumulate", "device", "machine.processor")}
 
 
 def save(folder: Path, training: Training, overrides: list[str], log: dict[str, Any]) -> None:
@@ -83,10 +83,10 @@ def _read(file: Path) -> dict[str, Any]:
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
     """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and the noted."""
     old = saved["recorder"]["settings"]
-    may_change = {*NO_EFFECT, *NOTED, "processes", "accumulate", "device"}
+    may_change = {*NO_EFFECT, *NOTED, "processes", "accumulate", "device", "machine.processor"}
     if old.get("processes") != settings.get("processes"):
         may_change.add("machine.threads")
-    if old.get("device") != settings.get("device"):
+    if any(old.get(key) != settings.get(key) for key in ("device", "machine.processor")):
         may_change |= {key for key in settings if key.startswith("machine.")}
     changed = [
         f"{key}={old.get(key)}, not {settings.get(key)}"
@@ -100,11 +100,10 @@ def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path
 
 
 def restore(saved: dict[str, Any], training: Training) -> None:
-    """Put a training, set up from the same settings, where a checkpoint says.
+    """Put a training, set up from the same settings, where a checkpoint says, and the generators of random numbers.
 
-    More epochs, another number of parts and another device are noted in its settings.
-
-    Of the generators of random numbers too, so do this last. BadInput if there are other parameters.
+    More epochs, another number of parts and another device are noted in its settings. Do this last. BadInput if there
+    are other parameters.
     """
     settings, state = training.recorder.trace.settings, saved["recorder"]
     for note, key in NOTED.items():

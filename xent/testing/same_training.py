@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from xent.recording import Recorder
-from xent.recording.device import drawing_from
+from xent.recording.device import accelerator, drawing_from
 from xent.recording.errors import BadInput
 from xent.recording.trace import Trace
 from xent.verdict.explanation import explanation
@@ -80,7 +80,7 @@ def judge_training(
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
         recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
         recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-        with drawing_from(seed):
+        with drawing_from(seed, accelerator()):
             train(recorder)
         recorder.finish()
         return recorder.trace

@@ -50,8 +50,8 @@ def _seen(device: torch.device, name: str) -> torch.device:
     at_once = 1 if device.type == "cpu" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which torchrun tells
     if at_once > 1 and (at_once > seen or (device.index is not None and name != "auto")):
         raise BadInput(
-            f"device={name}: {at_once} processes here, {seen or 'no'} {device.type} devices; "
-            f"expected device={device.type}, and one for each"
+            f"device={name}: {at_once} processes here, and {seen or 'no'} device{'s'[: seen != 1]} of this kind; "
+            f"expected device={device.type}, and one for each process"
         )
     if (device.index or 0) >= seen:
         raise BadInput(

@@ -72,7 +72,7 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, given: s
     """The gradient of the logits, of the loss times `scale`."""
     leaf = logits.clone().requires_grad_()
     try:
-        with drawing_from(seed=0):  # twice the same, also of a loss that draws
+        with drawing_from(0, logits.device):  # twice the same, also of a loss that draws
             value = loss(leaf.clone(), target.clone())  # some losses write over their logits
     except Exception as error:  # anyone's loss may raise anything
         raise BadInput(f"{given} cannot be computed ({_in_one_line(error)})") from error
