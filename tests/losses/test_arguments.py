@@ -59,6 +59,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "a negative target of images": (Z.view(2, 3, 2), tensor([[0, -1], [1, 1]]), {}, "target holds -1"),
     "an unknown reduction": (Z, T, {"reduction": "avg"}, "reduction is 'avg': expected one of mean, sum, none"),
     "smoothing over 1": (Z, T, {"label_smoothing": 1.5}, "label_smoothing is 1.5: expected a number from 0 to 1"),
+    "a list as smoothing": (Z, T, {"label_smoothing": [0.1]}, "label_smoothing is list: expected a number"),
     "too many weights": (Z, T, {"weight": torch.ones(4)}, r"weight is of shape \(4\): expected \(3\)"),
     "weights of rank 2": (Z, T, {"weight": torch.ones(3, 1)}, r"weight is of shape \(3, 1\)"),
     "weights of another dtype": (

@@ -41,7 +41,7 @@ def callbacks_of(
     config, trace, steps = run.config, training.recorder.trace, training.recorder.steps
     steps_per_epoch = train.steps_per_epoch(config.batch_size)
     checkpoint_every = config.checkpoint_every or steps_per_epoch
-    reference = build_reference(config.loss)
+    reference = build_reference(config.loss, train.classes)
     if saved is None:
         for left in run.folder.glob(f"{EVENTS}*"):  # by a run that was killed before its first checkpoint
             left.unlink()

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xent.cli.losses import OF_PYTORCH
+from xent.cli.paths import absolute
 from xent.cli.schema import GROUPS, SGD, AdamW, Config, Precision, validated
 from xent.cli.torchrun import began, started_together
 from xent.losses.impostors import MISTAKES
@@ -51,6 +52,7 @@ def register() -> None:
     for mistake in MISTAKES:
         store.store(group="loss/impostor", name=mistake, node={"_target_": IMPOSTOR, "mistake": mistake})
     store.store(group="loss/impostor", name="mean_of_means", node={"_target_": MEAN_OF_MEANS})
+    OmegaConf.register_new_resolver("project", lambda: str(CONFIGS.parent), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("began", began, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("started_together", started_together, replace=True)
@@ -89,6 +91,7 @@ def composed_run(
         searched: the folders that Hydra found configurations in, the first first.
     """
     _keep_own(cfg, choices["loss"], swept, searched)
+    cfg.data.root = str(absolute(cfg.data.root))
     config = validated(cfg)
     if started_together() not in (1, config.processes):
         raise BadInput(f"processes={config.processes}: torchrun has started {started_together()}, leave it out")

@@ -15,11 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from xent.cli.compose import CONFIGS
+from xent.cli.resume import how_to_go_on
 from xent.cli.together import OtherEnded, Told, ending_at_once
 from xent.cli.torchrun import is_silent, tell
 from xent.recording.errors import BadInput, Stopped
 from xent.runs import traces
-from xent.runs.checkpoint import how_to_resume
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -34,13 +34,13 @@ def errors_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
         _refuse(error)
     except Stopped as error:
         if not isinstance(error, Told) and not (isinstance(error, OtherEnded) and is_silent()):
-            print(f"{error}; what was trained is kept, to go on: {how_to_resume(folder)}", file=sys.stderr)
+            print(f"{error}; what was trained is kept, to go on: {how_to_go_on(folder)}", file=sys.stderr)
         if swept:
             raise  # when the other runs of the sweep are trained
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         _discard(folder)
-        kept = f"to go on: {how_to_resume(folder)}" if folder.exists() else "before training began"
+        kept = f"to go on: {how_to_go_on(folder)}" if folder.exists() else "before training began"
         tell(f"stopped; {kept}")
         raise SystemExit(130) from None
     except Exception as error:  # a mistake, ours or in what was named as loss._target_

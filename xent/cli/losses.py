@@ -9,6 +9,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from torch import nn
 
+from xent.cli.torchrun import tell
 from xent.losses.function import FunctionLoss
 from xent.recording.errors import BadInput
 
@@ -33,9 +34,18 @@ def build_loss(config: dict[str, Any]) -> nn.Module:
     return loss if isinstance(loss, nn.Module) else FunctionLoss(loss)
 
 
-def build_reference(config: dict[str, Any]) -> nn.Module:
-    """PyTorch's loss with those of the arguments that it knows."""
-    return nn.CrossEntropyLoss(**{name: value for name, value in _with_tensors(config).items() if name in OF_PYTORCH})
+def build_reference(config: dict[str, Any], classes: int) -> nn.Module:
+    """PyTorch's loss with those of the arguments that it knows, or without any if they mean another thing to it."""
+    arguments = {name: value for name, value in _with_tensors(config).items() if name in OF_PYTORCH}
+    try:
+        loss = instantiate({"_target_": "torch.nn.CrossEntropyLoss", **arguments}, _convert_="all")
+        assert isinstance(loss, nn.Module) and loss(torch.zeros(2, classes), torch.tensor([0, classes - 1])).ndim == 0
+        return loss
+    except Exception as error:  # of a loss of one's own, whose arguments may be of any type
+        reason = " ".join(str(error.__cause__ or error).split())
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        tell(f"train_parity is against PyTorch's loss without {given}: it does not take that ({reason})")
+        return nn.CrossEntropyLoss()
 
 
 def _with_tensors(config: dict[str, Any]) -> dict[str, Any]:

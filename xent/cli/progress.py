@@ -1,6 +1,5 @@
 """What a person sees of a run in the terminal."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from rich.progress import Task as Line
 from rich.text import Text
 
 from xent.cli.compose import Run
+from xent.cli.paths import shown
 from xent.recording import Recorder
 from xent.recording.processes import is_first
 
@@ -96,4 +96,4 @@ def print_result(run: Run, newest: dict[str, float], steps: int, seconds: float)
         print(f"{sweep.name(run.overrides)}: {of_test}, {seconds:.1f} s", flush=True)
     else:
         print(f"{of_test}, after {steps} steps in {seconds:.1f} s")
-        print(os.path.relpath(run.folder))
+        print(shown(run.folder))

@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+
 from xent.cli.compose import Run
+from xent.cli.paths import absolute, quoted, shown
 from xent.cli.together import from_first
 from xent.cli.torchrun import started_together
 from xent.recording import trace_file
@@ -21,26 +25,46 @@ def resumed(arguments: list[str]) -> list[str]:
     What would import and run code, or configure Hydra, is not taken from a file: it has to be given again. BadInput if
     it was not, or the folder holds no run to go on with.
     """
-    resume = [argument for argument in arguments if argument.startswith("resume=")]
+    parsed = get_args_parser().parse_intermixed_args(arguments)
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    resume = [override for override in parsed.overrides if override.startswith("resume=")]
     if not resume:
-        return arguments
-    given = [argument for argument in arguments if argument not in resume]
-    folder = Path(resume[-1].removeprefix("resume="))
-    if {"-m", "--multirun"} & set(given) or (folder / SWEEP).exists():
+        return [*flags, *parsed.overrides]
+    given = [override for override in parsed.overrides if override not in resume]
+    folder = absolute(resume[-1].removeprefix("resume="))
+    if parsed.multirun or (folder / SWEEP).exists():
         raise BadInput(f"resume={folder}: a sweep is finished by its own command with hydra.sweep.dir={folder}")
     saved = checkpoint.load(folder)
     if saved is None:
         found = f"no {checkpoint.FILE} is there" if folder.is_dir() else "there is no such folder"
         raise BadInput(f"resume={folder}: {found}, expected the folder of a run")
     overrides = [each for each in saved["overrides"] if each not in given and not each.startswith("processes=")]
-    processes = saved["recorder"]["settings"]["processes"]
+    settings = saved["recorder"]["settings"]
+    processes, root = settings["processes"], quoted(settings["data.root"])
+    overrides = [f"data.root={root}" if each.startswith("data.root=") else each for each in overrides]
     if processes > 1 and started_together() == 1 and not any(each.startswith("processes=") for each in given):
         overrides.append(f"processes={processes}")
     for override in overrides:
-        if "_target_" in override or "${" in override or override.lstrip("+~").startswith(("hydra", "-")):
+        if not _is_harmless(override):
             raise BadInput(f"resume={folder}: that run was given {override}; if you trust it, give it again")
-    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-    return [*overrides, *given, f'hydra.run.dir="{quoted}"']
+    return [*flags, *overrides, *given, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def _is_harmless(override: str) -> bool:
+    return not ("_target_" in override or "${" in override or override.lstrip("+~").startswith(("hydra", "-")))
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The command that goes on with the run of this job, with what is not taken from its folder."""
+    job = HydraConfig.get()
+    again = [
+        f"--config-dir={source.path}" for source in job.runtime.config_sources if source.provider == "command-line"
+    ]
+    if job.job.config_name != "train":
+        again.append(f"--config-name={job.job.config_name}")
+    again += [override for override in job.overrides.hydra if override.lstrip("+").startswith("hydra.searchpath")]
+    again += [override for override in job.overrides.task if not _is_harmless(override)]
+    return checkpoint.how_to_resume(shown(folder), *again)
 
 
 def checkpoint_of(run: Run) -> dict[str, Any] | None:

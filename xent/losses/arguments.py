@@ -5,7 +5,7 @@ Every check reads shapes and types alone, never a value on the device, so that n
 
 import warnings
 from operator import index
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -55,6 +55,8 @@ def checked(input: Tensor, target: Tensor, options: Options) -> Options:
         reduction = "mean"
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
+    if not isinstance(label_smoothing, SupportsFloat):
+        raise TypeError(f"label_smoothing is {type(label_smoothing).__name__}: expected a number")
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing is {label_smoothing}: expected a number from 0 to 1")
     if not input.is_floating_point() or input.dtype.itemsize < 2:

@@ -1,6 +1,5 @@
 """All that a run needs to go on as if it had never stopped."""
 
-import os
 import shlex
 import sys
 import zipfile
@@ -129,6 +128,6 @@ def _devices(training: Training) -> set[torch.device]:
     return {torch.device("cpu"), next(training.model.parameters()).device}
 
 
-def how_to_resume(folder: Path) -> str:
-    """The command that goes on with a run."""
-    return f"python train.py resume={shlex.quote(os.path.relpath(folder))}"
+def how_to_resume(folder: str, *again: str) -> str:
+    """The command that goes on with a run, with what it has to be given again."""
+    return shlex.join(["python", "train.py", *again, f"resume={folder}"])

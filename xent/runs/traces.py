@@ -14,7 +14,7 @@ SWEEP = "multirun.yaml"  # which Hydra leaves in the folder of a sweep
 
 
 def load_runs(folders: Iterable[Path]) -> list[Trace]:
-    """The traces of run folders, and of all runs directly inside folders that are not runs themselves.
+    """The traces of run folders, of all runs directly inside other folders, and of all anywhere inside a sweep's.
 
     BadInput if a folder holds no trace, or one that cannot be read, or a run that is not finished.
     """
@@ -22,10 +22,13 @@ def load_runs(folders: Iterable[Path]) -> list[Trace]:
     for folder in folders:
         if (folder / "verdict.json").exists():  # a comparison, which `runs/*` names too
             continue
-        inside = sorted({file.parent for name in (FILE, checkpoint.FILE) for file in folder.glob(f"*/{name}")})
+        depth = "**" if (folder / SWEEP).exists() else "*"
+        inside = sorted({file.parent for name in (FILE, checkpoint.FILE) for file in folder.glob(f"{depth}/{name}")})
         for run in [folder] if (folder / FILE).exists() else inside or [folder]:
             if (run / checkpoint.FILE).exists() and not (run / FILE).exists():
-                raise BadInput(f"{run} is not finished: go on with it, {checkpoint.how_to_resume(run)}")
+                raise BadInput(
+                    f"{run} is not finished: go on with it, {checkpoint.how_to_resume(os.path.relpath(run))}"
+                )
             traces.append(load(run))
     for trace in traces:
         trace.name = _what_differs(trace, traces)

@@ -1,0 +1,181 @@
+"""What people do with Hydra's own flags and settings, and what names and paths they give."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from tests.helpers.commands import PROJECT, command, small, the_line, train_py
+from tests.helpers.runs import judged
+from xent.cli.paths import quoted
+
+ODD = "tests.helpers.odd_losses"
+WEIGHT = "{_target_:torch.tensor,data:[1.,1.,1.,1.,1.,1.,1.,1.,1.,2.]}"
+
+
+@pytest.mark.parametrize(
+    ("function", "argument"),
+    [
+        ("of_one_weight", "weight=0.5"),
+        ("of_no_index", "ignore_index=null"),
+        ("of_another_mean", "reduction=batchmean"),
+        ("of_steps", "label_smoothing=[0.1]"),
+    ],
+)
+def test_a_loss_may_mean_something_else_by_a_name_of_pytorchs(function: str, argument: str, tmp_path: Path) -> None:
+    mine = ["loss=custom", f"loss._target_={ODD}.{function}", f"+loss.{argument}"]
+    result = train_py(*small(), *mine, f"hydra.run.dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        f"train_parity is against PyTorch's loss without {argument.replace('null', 'None')}: it does"
+    )
+
+
+@pytest.mark.parametrize("loss", ["torch", "scratch"])
+@pytest.mark.parametrize(
+    "argument", ["ignore_index=null", "reduction=batchmean", "label_smoothing=[0.1]", "weight=0.5"]
+)
+def test_an_argument_that_the_loss_does_not_take_is_refused_before_anything_is_written(
+    loss: str, argument: str, tmp_path: Path
+) -> None:
+    result = train_py(*small(), f"loss={loss}", f"+loss.{argument}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert argument.partition("=")[0] in the_line(result) or "batchmean" in the_line(result)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_weights_of_classes_may_be_made_by_a_target(tmp_path: Path) -> None:
+    result = train_py(*small(), f"+loss.weight={WEIGHT}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder with a loss, a model, and a configuration that begins with them."""
+    for name, text in {
+        "loss/mine.yaml": "_target_: xent.ArticleCrossEntropyLoss\n",
+        "model/theirs.yaml": "_target_: xent.training.models.mlp\nwidth: 4\n",
+        "mine.yaml": "defaults: [train, {override loss: mine}, {override model: theirs}]\n",
+    }.items():
+        file = tmp_path / "elsewhere" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("way", ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]"])
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_losses_and_models_from_elsewhere(way: str, where: str, elsewhere: Path, tmp_path: Path) -> None:
+    """By the command that is printed, such a run goes on."""
+    flags = way.format(elsewhere).split()
+    overrides = [*small(model="theirs"), "loss=mine", "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}"]
+    stopped = train_py(*(flags + overrides if where == "first" else overrides + flags))
+    assert stopped.returncode == 1, stopped.stderr
+    (again,) = re.findall(r"to go on: python train\.py (.*)$", stopped.stderr, re.MULTILINE)
+    went_on = train_py(*shlex.split(again), "on_nonfinite=continue")
+    assert (went_on.returncode, "Traceback" in went_on.stderr) == (0, False), went_on.stderr
+    assert "loss=mine model=theirs" in went_on.stdout
+    assert (tmp_path / "run" / "trace.npz").exists()
+
+
+def test_a_configuration_of_another_name_goes_on_by_the_command_that_is_printed(
+    elsewhere: Path, tmp_path: Path
+) -> None:
+    flags = ["--config-name", "mine", f"--config-dir={elsewhere}"]
+    stopped = train_py(*flags, "max_steps=8", "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}")
+    (again,) = re.findall(r"to go on: python train\.py (.*)$", stopped.stderr, re.MULTILINE)
+    went_on = train_py(*shlex.split(again), "on_nonfinite=continue")
+    assert went_on.returncode == 0, went_on.stderr
+    assert "loss=mine model=theirs" in went_on.stdout
+
+
+def test_a_sweep_over_losses_from_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
+    flags = [f"--config-dir={elsewhere}", "-m", "loss=torch,mine", "nudge=0,1", "precision=float64"]
+    result = train_py(*small(), *flags, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.returncode == 0, result.stderr
+    assert [each["verdict"] for each in judged(tmp_path / "sweep" / "comparison").values()] == ["same within rounding"]
+
+
+@pytest.mark.parametrize("chdir", [False, True])
+def test_a_relative_path_is_relative_to_where_the_command_was_given(
+    chdir: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is there by itself is found from anywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "MNIST").symlink_to(PROJECT / "data" / "MNIST")
+    whole = train_py(*small(), "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    for root in ("mine", '"~/mine"'):
+        stopped = train_py(
+            *small(), f"data.root={root}", f"hydra.job.chdir={chdir}", "hydra.run.dir=run", "optimizer.lr=1e30"
+        )
+        assert stopped.returncode == 1, stopped.stderr
+        (again,) = re.findall(r"to go on: python train\.py (.*)$", stopped.stderr, re.MULTILINE)
+        assert again == "resume=run"
+        (tmp_path / "other").mkdir(exist_ok=True)
+        with monkeypatch.context() as moved:
+            moved.chdir(tmp_path / "other")
+            went_on = train_py("resume=../run", "on_nonfinite=continue")
+        assert went_on.returncode == 0, went_on.stderr
+        assert went_on.stdout.splitlines()[-1] == "../run"
+        train_py("resume=run")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other", "run", "whole"]
+        assert {path.name.partition(".")[0] for path in (tmp_path / "run").iterdir()} <= {
+            *("", "checkpoint", "events", "nonfinite", "trace")
+        }
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_sweeps_that_begin_in_one_second_have_a_folder_each(tmp_path: Path) -> None:
+    sweep = [sys.executable, str(PROJECT / "train.py"), "-m", *small(max_steps=2), "loss=torch,scratch"]
+    begun = [subprocess.Popen(sweep, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert ["2 runs" in each.communicate()[0] and each.returncode for each in begun] == [0, 0, 0]
+    assert len(list((tmp_path / "outputs").iterdir())) == 3
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(st.sampled_from("\\\"'${}[](),:=+~ aé\t#%"), min_size=1))
+def test_any_string_is_quoted_for_hydra(text: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"key={quoted(text)}"])
+    assert OmegaConf.create({"key": str(override.value())}).key == text
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\\", "\\\\a", 'a"b', "a'b", "a,b", "a=b c", "[a]", "{a:b}", "#a", "~a"])
+def test_a_run_in_a_folder_of_any_name_goes_on(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    stopped = train_py(*small(), "optimizer.lr=1e30", f"hydra.run.dir={quoted(str(folder))}")
+    assert stopped.returncode == 1, stopped.stderr
+    (again,) = re.findall(r"to go on: python train\.py (.*)$", stopped.stderr, re.MULTILINE)
+    went_on = train_py(*shlex.split(again), "on_nonfinite=continue")
+    assert went_on.returncode == 0, went_on.stderr
+    assert list(tmp_path.iterdir()) == [folder]
+    assert (folder / "trace.npz").exists()
+
+
+def test_the_runs_of_a_sweep_may_be_in_folders_of_folders(tmp_path: Path) -> None:
+    sweep = ["-m", *small(), "loss=torch,scratch", "nudge=0,1", "precision=float64"]
+    deep = train_py(*sweep, f"hydra.sweep.dir={tmp_path / 'deep'}", "hydra.sweep.subdir=a/${loss._target_}/${nudge}")
+    flat = train_py(*sweep, f"hydra.sweep.dir={tmp_path / 'flat'}")
+    assert (deep.returncode, flat.returncode, deep.stderr) == (0, 0, "")
+    found, expected = (list(judged(tmp_path / name / "comparison").values()) for name in ("deep", "flat"))
+    assert [each["gap"] for each in found] == [each["gap"] for each in expected]
+
+
+def test_flags_beside_a_run_that_goes_on(tmp_path: Path) -> None:
+    assert train_py(*small(), f"hydra.run.dir={tmp_path / 'run'}").returncode == 0
+    for flags in (["--config-name", "train"], ["--cfg", "job"], ["-cn", "train"]):
+        for arguments in ([f"resume={tmp_path / 'run'}", *flags], [*flags, f"resume={tmp_path / 'run'}"]):
+            result = train_py(*arguments)
+            assert (result.returncode, result.stderr) == (0, "")
+    result = command("train.py", f"resume={tmp_path / 'run'}", "--no-such-flag")
+    assert result.returncode == 2 and "unrecognized arguments: --no-such-flag" in result.stderr
