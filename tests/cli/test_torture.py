@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.commands import PROJECT
 from tests.helpers.processes import children, wait_for
@@ -48,10 +51,15 @@ def finish(command: list[str]) -> None:
 def kill_and_go_on(folder: Path, model: str, kind: str, after: float) -> bool:
     """Kill a run, or sweep, so many seconds after it made its folder, and finish it. Whether it was killed in time.
 
-    Of two processes, the second is killed, and ends the first.
+    Of two processes, the second is killed, and ends the first. A TensorBoard follows what it writes, to its end.
     """
     process = start(arguments(folder, model, kind))
     wait_for(folder, process)
+    with followed(folder):
+        return _kill_and_go_on(process, folder, model, kind, after)
+
+
+def _kill_and_go_on(process: subprocess.Popen[str], folder: Path, model: str, kind: str, after: float) -> bool:
     time.sleep(after)
     of_run = children(children([process.pid])) if "two" in kind else []  # the server's, of which they are forks
     with suppress(ProcessLookupError):  # it has just ended
@@ -60,6 +68,35 @@ def kill_and_go_on(folder: Path, model: str, kind: str, after: float) -> bool:
     resumable = kind != "a sweep" and (folder / "checkpoint.pt").exists()
     finish([sys.executable, "train.py", f"resume={folder}"] if resumable else arguments(folder, model, kind))
     return process.returncode != 0
+
+
+@contextmanager
+def followed(folder: Path) -> Iterator[None]:
+    """Let a reader follow the events of each run in a folder, and find at the end what one that begins there finds."""
+    readers: dict[Path, EventAccumulator] = {}
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(0.1):
+            for run in {file.parent for file in folder.rglob("events.out.tfevents*")}:
+                if run not in readers:
+                    readers[run] = EventAccumulator(str(run), size_guidance={"tensors": 0, "scalars": 0})
+                readers[run].Reload()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert readers
+    for run, reader in readers.items():
+        fresh = EventAccumulator(str(run), size_guidance={"tensors": 0, "scalars": 0}).Reload()
+        reader.Reload()
+        for tag in fresh.Tags()["scalars"]:
+            points = [[(each.step, each.value) for each in which.Scalars(tag)] for which in (reader, fresh)]
+            assert points[0] == points[1], tag
 
 
 @pytest.mark.parametrize("kind", ["a run", "a run of two processes", "a sweep"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.util import tensor_util
 
 from xent.recording import trace_file
@@ -55,13 +56,16 @@ def judged(comparison: Path) -> dict[str, dict[str, Any]]:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
-    """Every scalar that a run wrote for TensorBoard, in the order of the file."""
-    (file,) = folder.glob("events.out.*")
+    """Every scalar that a run wrote for TensorBoard, in its order, without those that a restart superseded."""
     found: dict[str, list[tuple[int, bytes]]] = {}
-    for event in EventFileLoader(str(file)).Load():
-        for value in event.summary.value:
-            if not value.metadata.plugin_data.plugin_name or value.metadata.plugin_data.plugin_name == "scalars":
-                found.setdefault(value.tag, []).append((event.step, tensor_util.make_ndarray(value.tensor).tobytes()))
+    for file in sorted(folder.glob("events.out.*")):
+        for event in EventFileLoader(str(file)).Load():
+            if event.session_log.status == SessionLog.START:
+                found = {tag: [each for each in points if each[0] < event.step] for tag, points in found.items()}
+            for value in event.summary.value:
+                if not value.metadata.plugin_data.plugin_name or value.metadata.plugin_data.plugin_name == "scalars":
+                    point = event.step, tensor_util.make_ndarray(value.tensor).tobytes()
+                    found.setdefault(value.tag, []).append(point)
     return found
 
 

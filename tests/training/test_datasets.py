@@ -30,7 +30,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mnist_as_published_needs_no_network(mnist: Path, offline: None) -> None:
-    _, (images, labels, classes) = datasets.read("MNIST", mnist)
+    _, (images, labels, classes), content = datasets.read("MNIST", mnist)
+    assert content == datasets.PUBLISHED["MNIST"]
     assert images.shape == (10_000, 1, 28, 28)
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert classes == 10
@@ -62,7 +63,7 @@ def test_cifar_trains(choice: str, name: str, classes: int, tmp_path: Path, monk
     )
     assert trace.losses.isfinite().all()
     assert trace.probes[8].shape == (256, classes)
-    train, test = datasets.read(name, tmp_path)
+    train, test, _ = datasets.read(name, tmp_path)
     assert (len(train.images), len(test.images)) == (TRAIN, TEST)
 
 

@@ -8,14 +8,14 @@ from xent.cli.compose import Run
 from xent.cli.losses import build_loss
 from xent.cli.schema import Precision
 from xent.cli.together import first_goes_first
-from xent.cli.torchrun import tell
+from xent.cli.torchrun import tell, tell_once
 from xent.recording import Recorder, trace_file
 from xent.recording.device import kind
 from xent.recording.errors import BadInput
 from xent.recording.processes import is_first
 from xent.training.compilation import compile_ahead
 from xent.training.data import Split, batches
-from xent.training.datasets import load
+from xent.training.datasets import PUBLISHED, load
 from xent.training.loop import Training
 from xent.training.parts import Parts, slices
 from xent.training.validate_loss import in_working_type, trial_logits
@@ -40,7 +40,12 @@ def tried_loss(run: Run, classes: int) -> nn.Module:
 def load_data(run: Run) -> tuple[Split, Split]:
     """The data to train on and to test with, on the device. BadInput if it is not there and cannot be downloaded."""
     with first_goes_first():  # which may download it
-        return load(run.config.data, run.device, run.dtype)
+        train, test = load(run.config.data, run.device, run.dtype)
+    if is_first() and PUBLISHED.get(run.config.data.dataset, train.content) != train.content:
+        tell_once(
+            f"{run.config.data.dataset} in {run.config.data.root} holds other images or labels than were published"
+        )
+    return train, test
 
 
 def build(run: Run, train: Split) -> Training:
@@ -69,7 +74,9 @@ def build(run: Run, train: Split) -> Training:
     if is_first():
         (run.folder / trace_file.FILE).unlink(missing_ok=True)  # of fewer epochs
     folder = run.folder if is_first() else None
-    recorder = Recorder(folder, steps=steps, settings=run.settings, nudge=config.nudge)
+    recorder = Recorder(
+        folder, steps=steps, settings=run.settings | {"data.content": train.content}, nudge=config.nudge
+    )
     recorder.nudge(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)

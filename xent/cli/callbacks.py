@@ -15,7 +15,6 @@ from xent.cli.schema import OnNonfinite
 from xent.recording.errors import Stopped
 from xent.recording.processes import is_first
 from xent.recording.trace import learned
-from xent.recording.trace_file import EVENTS
 from xent.runs import checkpoint
 from xent.runs.event_file import RunLog
 from xent.runs.nonfinite import stop
@@ -42,13 +41,10 @@ def callbacks_of(
     steps_per_epoch = train.steps_per_epoch(config.batch_size)
     checkpoint_every = config.checkpoint_every or steps_per_epoch
     reference = build_reference(config.loss, train.classes)
-    if saved is None:
-        for left in run.folder.glob(f"{EVENTS}*"):  # by a run that was killed before its first checkpoint
-            left.unlink()
     with (
         interrupted_between_steps() as asked,
         out_of_memory(run),
-        RunLog(run.folder, trace.settings, saved["log"] if saved else None) as events,
+        RunLog(run.folder, trace.settings, saved["log"] if saved else None, trace.step) as events,
         progress(steps, sweep.name(run.overrides) if run.swept else "") as show,
     ):
         trace.events = events.file.name

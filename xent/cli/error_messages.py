@@ -43,7 +43,11 @@ def errors_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
         kept = f"to go on: {how_to_go_on(folder)}" if folder.exists() else "before training began"
         tell(f"stopped; {kept}")
         raise SystemExit(130) from None
-    except Exception as error:  # a mistake, ours or in what was named as loss._target_
+    except Exception as error:
+        if isinstance(error, OSError) and folder in Path(str(error.filename)).parents:
+            _discard(folder)
+            _refuse(_cannot_write(error))
+        # a mistake, ours or in what was named as loss._target_
         traceback.print_exception(error)
         raise SystemExit(1) from None
 
@@ -62,9 +66,12 @@ def errors_of_a_command() -> Iterator[None]:
         raise SystemExit(1) from None
     except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
         if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of which are both
-            why = f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."
-            _refuse(BadInput(why))
+            _refuse(_cannot_write(error))
         _refuse(error)
+
+
+def _cannot_write(error: OSError) -> BadInput:
+    return BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=...")
 
 
 def _discard(folder: Path) -> None:

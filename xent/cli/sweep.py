@@ -42,7 +42,7 @@ class BeginSweep(Callback):
                 )
             for cfg, hydra in _configurations(config, values):
                 run = composed_run(cfg, hydra.runtime.choices, [], folder, True, searched_by_hydra(hydra))
-                images, _ = read(run.config.data.dataset, Path(run.config.data.root))
+                images, *_ = read(run.config.data.dataset, Path(run.config.data.root))
                 tried_loss(run, images.classes)
         swept = tuple(key for key, each in values.items() if len(each) > 1)
         sweep.begin(prod(len(each) for each in values.values()), swept)

@@ -3,6 +3,7 @@
 import os
 import sys
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -22,6 +23,12 @@ def tell(message: object) -> None:
     """Print on standard error, once."""
     if not is_silent():
         print(message, file=sys.stderr)
+
+
+@lru_cache
+def tell_once(message: str) -> None:
+    """Print on standard error what is true of many runs of a process."""
+    tell(message)
 
 
 def began(form: str) -> str:

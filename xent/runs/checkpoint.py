@@ -82,7 +82,7 @@ def _read(file: Path) -> dict[str, Any]:
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
     """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and the noted."""
     old = saved["recorder"]["settings"]
-    may_change = {*NO_EFFECT, *NOTED, "processes", "accumulate", "device", "machine.processor"}
+    may_change = {*NO_EFFECT, *NOTED, "data.content", "processes", "accumulate", "device", "machine.processor"}
     if old.get("processes") != settings.get("processes"):
         may_change.add("machine.threads")
     if any(old.get(key) != settings.get(key) for key in ("device", "machine.processor")):
@@ -105,6 +105,9 @@ def restore(saved: dict[str, Any], training: Training) -> None:
     are other parameters.
     """
     settings, state = training.recorder.trace.settings, saved["recorder"]
+    before, now = (each.get("data.content") for each in (state["settings"], settings))
+    if before != now:
+        raise BadInput(f"data.root holds other images or labels than those the run began with ({before}, now {now})")
     for note, key in NOTED.items():
         before = state["settings"].get(note, [])
         if state["settings"][key] != settings[key]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams, text
@@ -22,28 +22,39 @@ SHOWN, HIDDEN = "tfevents", "nudged"
 
 
 class RunLog:
-    """The event file of one run: its settings as text and as hyperparameters, and its scalars.
+    """The event file of a run, until that ends or is stopped: settings as text and as hyperparameters, and scalars.
 
     Every event is with the operating system when `write` returns, or it is Stopped. (SummaryWriter has a thread of its
     own for that, which dies with a traceback on a full disk, and it cannot go on with a file.)
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], position: dict[str, Any] | None = None) -> None:
-        """Begin an event file in `folder`, or go on with one at a position that it was at before."""
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], position: dict[str, Any] | None = None, step: int = 0
+    ) -> None:
+        """Begin an event file in `folder`, after those that are there.
+
+        What they hold of later steps than `step` is superseded. They are left as they are: a TensorBoard that follows
+        one would stop at what was cut off.
+
+        Args:
+            position: that of a file before, at `step`; without one all that is there is superseded.
+        """
         numbers_or_text = {key: value if type(value) in (int, float) else str(value) for key, value in settings.items()}
         # Not the first, which says what columns HPARAMS has: without it they are of all runs, what differs first.
         _, session_start, self._session_end = hparams(numbers_or_text, {})
         self.newest: dict[str, float] = dict(position["last"]) if position else {}  # the newest value of every tag
-        goes_on = position is not None and _cut_back(folder, position)
-        kind = HIDDEN if settings.get("nudge") else SHOWN
-        new = f"{EVENTS}{kind}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        name = position["file"] if position else new
-        self.file = folder / name
+        before = sorted(folder.glob(f"{EVENTS}*"))
+        if before and position:
+            _check(folder, position)
+        self.file = folder / _name_after(before, hidden=bool(settings.get("nudge")))
         self._open = self.file.open("ab")
         self._records = RecordWriter(self._open)
-        if not goes_on:
+        self._add(Event(file_version="brain.Event:2"))
+        if before:
+            restart = SessionLog(status=SessionLog.START)
+            self._add(Event(session_log=restart, step=step + 1 if position else 0))
+        if not before or not position:
             rows = "".join(f"| `{key}` | `{value}` |\n" for key, value in settings.items())
-            self._add(Event(file_version="brain.Event:2"))
             self._add(Event(summary=text("settings", f"| setting | value |\n|---|---|\n{rows}")))
             self._add(Event(summary=session_start))
 
@@ -80,16 +91,21 @@ class RunLog:
             raise cannot_write(self.file, error, len(record)) from error
 
 
-def _cut_back(folder: Path, position: dict[str, Any]) -> bool:
-    """Cut off what came after a position, if a person did not delete the file. BadInput if it was another before it."""
+def _name_after(before: list[Path], hidden: bool) -> str:
+    """A name for the next event file of a run: TensorBoard reads them in the order of their names."""
+    if not before:
+        return f"{EVENTS}{HIDDEN if hidden else SHOWN}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+    first, last = before[0].name, before[-1].name
+    number = int(last.removeprefix(f"{first}.")) + 1 if last != first else 1
+    return f"{first}.{number:04d}"
+
+
+def _check(folder: Path, position: dict[str, Any]) -> None:
+    """BadInput if the file of a position is another before it."""
     file: Path = folder / position["file"]
-    if not file.exists() and not list(folder.glob(f"{EVENTS}*")):
-        return False
     content = file.read_bytes()[: position["bytes"]] if file.is_file() else b""
     if len(content) < position["bytes"] or crc32(content) != position["crc"]:
         raise BadInput(
             f"{file} is damaged or not of this run: get it back, or delete all {EVENTS}* there to go on "
             "without the curves of the steps before"
         )
-    os.truncate(file, position["bytes"])
-    return True

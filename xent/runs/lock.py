@@ -27,6 +27,9 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BadInput(f"another process trains in {folder}: wait for it, or give another folder") from error
+    except OSError:  # it can only be read, as a finished run may; whoever writes there will be told
+        yield
+        return
     try:
         yield
     finally:

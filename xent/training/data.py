@@ -19,6 +19,7 @@ class Split:
         mean: of a channel's bytes, `[channels, 1, 1]` between 0 and 255, in the precision that batches are to have.
         std: the standard deviation, likewise.
         flip: whether half of the images of a batch are mirrored.
+        content: a fingerprint of the data set, its training and its test images and labels, in hexadecimal digits.
     """
 
     images: Tensor
@@ -28,6 +29,7 @@ class Split:
     std: Tensor
     crop_padding: int = 0
     flip: bool = False
+    content: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,11 +1,15 @@
 """Data sets as they were published, files that torchvision's own classes read and download, as splits on the device."""
 
+import shutil
 import zlib
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from math import inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +23,8 @@ from xent.recording.errors import BadInput
 from xent.training.data import Split
 
 NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
+# Of what was published. (The files of CIFAR are always held to the MD5 that was published too.)
+PUBLISHED = {"MNIST": "383e4bd5b34cb6df", "FashionMNIST": "119ac6480f7935ad"}
 
 
 @dataclass
@@ -49,7 +55,7 @@ class Images(NamedTuple):
 
 def load(data: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split, Split]:
     """The training and the test split on a device, with batches of `dtype`. BadInput if they cannot be read."""
-    train, test = read(data.dataset, Path(data.root))
+    train, test, content = read(data.dataset, Path(data.root))
     channels = train.images.shape[1]
     for key, values in {"data.mean": data.mean, "data.std": data.std}.items():
         if len(values) != channels:
@@ -59,14 +65,25 @@ def load(data: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split, S
 
     def split(of: Images, crop_padding: int = 0, flip: bool = False) -> Split:
         images = pad(of.images, [crop_padding] * 4) if crop_padding else of.images  # spares a copy of all images
-        return Split(images.to(device), of.labels.to(device), of.classes, mean, std, crop_padding, flip)
+        return Split(images.to(device), of.labels.to(device), of.classes, mean, std, crop_padding, flip, content)
 
     return split(train, data.crop_padding, data.flip), split(test)
 
 
+def fingerprint(*splits: Images) -> str:
+    """Of all images and labels, 16 hexadecimal digits."""
+    digest = blake2b(digest_size=8)
+    for split in splits:
+        for tensor in (split.images, split.labels):
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 @lru_cache
-def read(name: str, root: Path) -> tuple[Images, Images]:
-    """The training and the test split, downloaded into `root` if they are not there. Read once a process.
+def read(name: str, root: Path) -> tuple[Images, Images, str]:
+    """The training and the test split, and their fingerprint. They are downloaded into `root` if they are not there.
+
+    Read once a process. Where `root` can only be read, archives are unpacked elsewhere, and forgotten.
 
     BadInput if it is none of `NAMES`, classes of torchvision.datasets, or a file is damaged, or missing and cannot be
     downloaded.
@@ -76,12 +93,17 @@ def read(name: str, root: Path) -> tuple[Images, Images]:
     dataset = getattr(torchvision.datasets, name)
     archives, unpacked = _files(dataset, root)
     try:
-        with ExitStack() as locks:  # lest another process see files that are downloaded or unpacked half done
-            with suppress(OSError):  # a folder that can only be read: nothing is unpacked there
+        with ExitStack() as until_read:  # lest another process see files that are downloaded or unpacked half done
+            place = root
+            try:
                 root.mkdir(parents=True, exist_ok=True)
-                locks.enter_context(FileLock(root / ".lock"))
+                until_read.enter_context(FileLock(root / ".lock"))
+            except OSError:  # it can only be read, so nothing is unpacked there
+                if all(file.exists() for file in archives) and not all(file.exists() for file in unpacked):
+                    place = _copied(archives, root, Path(until_read.enter_context(TemporaryDirectory())))
             _check_undamaged(archives | unpacked)
-            return _images(dataset(root, train=True, download=True)), _images(dataset(root, train=False))
+            splits = _images(dataset(place, train=True, download=True)), _images(dataset(place, train=False))
+            return *splits, fingerprint(*splits)
     except BadInput:
         raise
     except Exception as error:  # a failed download, a short file: torchvision raises many kinds
@@ -93,6 +115,15 @@ def read(name: str, root: Path) -> tuple[Images, Images]:
             f"{name} is not in {root} and could not be downloaded ({reason}): "
             f"put {', '.join(file.name for file in absent)} into {absent[0].parent}"
         ) from error
+
+
+def _copied(files: Iterable[Path], root: Path, place: Path) -> Path:
+    """Another folder with the files that are somewhere in `root`."""
+    for file in files:
+        copy = place / file.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return place
 
 
 def _images(split: Any) -> Images:
