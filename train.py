@@ -41,7 +41,7 @@ def train(run: Run) -> None:
         saved = checkpoint_of(run)
         if is_finished(run, saved):
             return
-        images, test_images = load_data(run)
+        images, test_images = load_data(run, saved)
         training = build(run, images)
         if saved:
             checkpoint.restore(saved, training)

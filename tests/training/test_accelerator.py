@@ -85,7 +85,7 @@ def test_no_step_waits_that_is_not_logged(
     def fitted(steps: int, batch_size: int, counted: bool = False) -> tuple[list[str], dict[str, int]]:
         settings = SMALL | {"batch_size": batch_size, "max_steps": steps, "log_every": 1000}
         run = run_of(tmp_path, *small(**settings | changes), f"loss={loss}", f"device={accelerator}")
-        images, test_images = load_data(run)
+        images, test_images = load_data(run, None)
         training = build(run, images)
         operations = Operations()
         with waits() as waited, operations if counted else nullcontext():  # counting may change what PyTorch does

@@ -1,5 +1,7 @@
 """A training at its first step, built from a configuration."""
 
+from typing import Any
+
 import torch
 from hydra.utils import instantiate
 from torch import nn
@@ -37,10 +39,19 @@ def tried_loss(run: Run, classes: int) -> nn.Module:
         return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
 
 
-def load_data(run: Run) -> tuple[Split, Split]:
-    """The data to train on and to test with, on the device. BadInput if it is not there and cannot be downloaded."""
+def load_data(run: Run, saved: dict[str, Any] | None) -> tuple[Split, Split]:
+    """The data to train on and to test with, on the device.
+
+    BadInput if it is not there and cannot be downloaded, or is not that of a saved run.
+    """
     with first_goes_first():  # which may download it
         train, test = load(run.config.data, run.device, run.dtype)
+    before = saved["recorder"]["settings"]["data.content"] if saved else train.content
+    if before != train.content:
+        raise BadInput(
+            f"data.root={run.config.data.root} holds other images or labels than the run began with ({train.content}, "
+            f"then {before}): give it those"
+        )
     if is_first() and PUBLISHED.get(run.config.data.dataset, train.content) != train.content:
         tell_once(
             f"{run.config.data.dataset} in {run.config.data.root} holds other images or labels than were published"

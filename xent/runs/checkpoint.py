@@ -105,9 +105,6 @@ def restore(saved: dict[str, Any], training: Training) -> None:
     are other parameters.
     """
     settings, state = training.recorder.trace.settings, saved["recorder"]
-    before, now = (each.get("data.content") for each in (state["settings"], settings))
-    if before != now:
-        raise BadInput(f"data.root holds other images or labels than those the run began with ({before}, now {now})")
     for note, key in NOTED.items():
         before = state["settings"].get(note, [])
         if state["settings"][key] != settings[key]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
+from os.path import exists  # which is no error where one may not look
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ def read(name: str, root: Path) -> tuple[Images, Images, str]:
                 root.mkdir(parents=True, exist_ok=True)
                 until_read.enter_context(FileLock(root / ".lock"))
             except OSError:  # it can only be read, so nothing is unpacked there
-                if all(file.exists() for file in archives) and not all(file.exists() for file in unpacked):
+                if all(map(exists, archives)) and not all(map(exists, unpacked)):
                     place = _copied(archives, root, Path(until_read.enter_context(TemporaryDirectory())))
             _check_undamaged(archives | unpacked)
             splits = _images(dataset(place, train=True, download=True)), _images(dataset(place, train=False))
@@ -108,9 +109,9 @@ def read(name: str, root: Path) -> tuple[Images, Images, str]:
         raise
     except Exception as error:  # a failed download, a short file: torchvision raises many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        if all(file.exists() for file in unpacked):
+        if all(map(exists, unpacked)):
             raise BadInput(f"{name} in {root} cannot be read ({reason}): delete its folder and run again") from error
-        absent = [file for file in archives if not file.exists()] or list(archives)
+        absent = [file for file in archives if not exists(file)] or list(archives)
         raise BadInput(
             f"{name} is not in {root} and could not be downloaded ({reason}): "
             f"put {', '.join(file.name for file in absent)} into {absent[0].parent}"
@@ -150,7 +151,7 @@ def _check_undamaged(files: dict[Path, str]) -> None:
     """
     for file, md5 in files.items():
         archive = file.with_name(f"{file.name}.gz")
-        if not file.exists():
+        if not exists(file):
             continue
         if md5 and (found := calculate_md5(file)) != md5:
             raise BadInput(f"{file} is damaged: its MD5 is {found}, published was {md5}; delete it and get it again")
