@@ -7,11 +7,11 @@ DEV := .venv/dev
 device ?= cpu
 port ?= 6006
 
-.PHONY: help compare test test-fast torture bench cuda tensorboard docs lint clean clean-env
+.PHONY: help compare test test-fast test-versions torture bench cuda tensorboard docs lint clean clean-env
 .DEFAULT_GOAL := help
 
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 compare: $(TRAIN) ## train with PyTorch's loss and with ours on MNIST: is it the same?
 	$(BIN)/python train.py -m +experiment=proof
@@ -23,6 +23,18 @@ test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line 
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load -m 'not slow' \
 	  tests/losses tests/verdict tests/runs/test_traces.py tests/test_testing.py tests/test_testing_messages.py \
 	  tests/test_structure.py
+
+test-versions: ## run every test with the oldest versions of all that is needed, and with the newest
+	$(PYTHON) -m venv .versions
+	.versions/bin/python -m pip install --quiet uv
+	$(call tested,oldest,3.11,lowest-direct)
+	$(call tested,newest,3.13,highest)
+
+define tested
+.versions/bin/uv venv --quiet --clear --python $(2) .versions/$(1)
+.versions/bin/uv pip install --quiet --python .versions/$(1) --resolution $(3) --editable '.[dev]'
+OMP_NUM_THREADS=1 .versions/$(1)/bin/python -m pytest --numprocesses auto --dist loadfile
+endef
 
 torture: $(DEV) ## kill runs at random moments, go on with them, compare bit for bit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_torture.py --kills 20

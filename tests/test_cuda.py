@@ -1,6 +1,7 @@
 """What `make cuda` asks of a GPU, short, on a device that every machine has."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ ELSEWHERE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _as_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what train.py leaves in its process."""
+    monkeypatch.setattr("sys.argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
 @pytest.mark.accelerator
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_finds_something(part: str, accelerator: str) -> None:
@@ -53,7 +61,9 @@ def test_a_run_that_is_different_does_not_pass() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
-    done = subprocess.run(["make", "cuda"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "cuda", f"BIN={Path(sys.executable).parent}"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == (
         f"PyTorch {torch.__version__} sees no CUDA device here: nothing was run, expected a machine with a GPU\n"
     )

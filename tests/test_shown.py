@@ -79,6 +79,8 @@ def test_a_training_that_is_shown(line: str) -> None:
         if "-m" in arguments and not torch.cuda.is_available():
             pytest.skip("compares the CPU with a GPU, and there is none here")
         arguments = [each if torch.cuda.is_available() else each.replace("cuda", "cpu") for each in arguments]
+    if "cifar" in line:
+        arguments.append("data.root=data")
     if "resume=outputs/RUN" in arguments:
         assert train_py("model=mlp", "model.width=4", "max_steps=2", "hydra.run.dir=outputs/RUN").returncode == 0
     else:

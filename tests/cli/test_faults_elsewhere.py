@@ -153,8 +153,8 @@ WHILE_TRAINING = {
     "NaN, go on": (["optimizer.lr=1e30", "on_nonfinite=continue"], "", 0),
     "too little memory": (
         ["loss=custom", "loss._target_=tests.helpers.faulty_losses.OutOfMemory"],
-        "batch_size=128 does not fit into the memory of cpu: try accumulate=2; "
-        "what was trained is kept, to go on: python train.py resume=...run",
+        "batch_size=128 does not fit into the memory of cpu: try accumulate=2; what was trained is kept, to go on: "
+        "python train.py loss._target_=tests.helpers.faulty_losses.OutOfMemory resume=...run",
         1,
     ),
     "nothing learned": (

@@ -39,7 +39,8 @@ def test_the_weights_of_classes_are_a_list(loss: str, tmp_path: Path) -> None:
 
 
 def test_the_reference_has_the_arguments_that_pytorch_knows() -> None:
-    reference = build_reference({"_target_": "their.Loss", "weight": [1, 2], "label_smoothing": 0.1, "alpha": 3})
+    arguments = {"_target_": "their.Loss", "weight": [1, 2], "label_smoothing": 0.1, "alpha": 3}
+    reference = build_reference(arguments, classes=2)
     assert isinstance(reference, nn.CrossEntropyLoss)
     assert reference.weight is not None
     assert (reference.weight.tolist(), reference.label_smoothing) == ([1, 2], 0.1)

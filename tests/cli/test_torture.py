@@ -51,15 +51,10 @@ def finish(command: list[str]) -> None:
 def kill_and_go_on(folder: Path, model: str, kind: str, after: float) -> bool:
     """Kill a run, or sweep, so many seconds after it made its folder, and finish it. Whether it was killed in time.
 
-    Of two processes, the second is killed, and ends the first. A TensorBoard follows what it writes, to its end.
+    Of two processes, the second is killed, and ends the first.
     """
     process = start(arguments(folder, model, kind))
     wait_for(folder, process)
-    with followed(folder):
-        return _kill_and_go_on(process, folder, model, kind, after)
-
-
-def _kill_and_go_on(process: subprocess.Popen[str], folder: Path, model: str, kind: str, after: float) -> bool:
     time.sleep(after)
     of_run = children(children([process.pid])) if "two" in kind else []  # the server's, of which they are forks
     with suppress(ProcessLookupError):  # it has just ended
@@ -121,7 +116,8 @@ def test_killed_at_random_moments(
 
     def trial(number: int) -> tuple[bool, list[str]]:
         folder = tmp_path / str(number)
-        killed = kill_and_go_on(folder, model, kind, moments[number])
+        with followed(folder):
+            killed = kill_and_go_on(folder, model, kind, moments[number])
         assert len(parts(folder)) == len(parts(whole))
         found = [name for ours, theirs in zip(parts(whole), parts(folder)) for name in differences(ours, theirs)]
         if (

@@ -31,13 +31,14 @@ def resumed(arguments: list[str]) -> list[str]:
     if not resume:
         return [*flags, *parsed.overrides]
     given = [override for override in parsed.overrides if override not in resume]
-    folder = absolute(resume[-1].removeprefix("resume="))
+    given_as = resume[-1].removeprefix("resume=")
+    folder = absolute(given_as)
     if parsed.multirun or (folder / SWEEP).exists():
-        raise BadInput(f"resume={folder}: a sweep is finished by its own command with hydra.sweep.dir={folder}")
+        raise BadInput(f"resume={given_as}: a sweep is finished by its own command with hydra.sweep.dir={given_as}")
     saved = checkpoint.load(folder)
     if saved is None:
         found = f"no {checkpoint.FILE} is there" if folder.is_dir() else "there is no such folder"
-        raise BadInput(f"resume={folder}: {found}, expected the folder of a run")
+        raise BadInput(f"resume={given_as}: {found}, expected the folder of a run")
     overrides = [each for each in saved["overrides"] if each not in given and not each.startswith("processes=")]
     settings = saved["recorder"]["settings"]
     processes, root = settings["processes"], quoted(settings["data.root"])
@@ -46,7 +47,7 @@ def resumed(arguments: list[str]) -> list[str]:
         overrides.append(f"processes={processes}")
     for override in overrides:
         if not _is_harmless(override):
-            raise BadInput(f"resume={folder}: that run was given {override}; if you trust it, give it again")
+            raise BadInput(f"resume={given_as}: that run was given {override}; if you trust it, give it again")
     return [*flags, *overrides, *given, f"hydra.run.dir={quoted(str(folder))}"]
 
 
@@ -56,10 +57,11 @@ def _is_harmless(override: str) -> bool:
 
 def how_to_go_on(folder: Path) -> str:
     """The command that goes on with the run of this job, with what is not taken from its folder."""
+    if not HydraConfig.initialized():  # before a sweep
+        return checkpoint.how_to_resume(shown(folder))
     job = HydraConfig.get()
-    again = [
-        f"--config-dir={source.path}" for source in job.runtime.config_sources if source.provider == "command-line"
-    ]
+    sources = [source for source in job.runtime.config_sources if source.provider == "command-line"]
+    again = [f"--config-dir={source.path}" for source in sources]
     if job.job.config_name != "train":
         again.append(f"--config-name={job.job.config_name}")
     again += [override for override in job.overrides.hydra if override.lstrip("+").startswith("hydra.searchpath")]
