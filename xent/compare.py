@@ -12,6 +12,7 @@ import yaml
 
 from xent.recording.errors import BadInput
 from xent.recording.trace import Trace
+from xent.runs.hydra_grammar import quoted
 from xent.runs.traces import SWEEP, common_parent, load_runs
 from xent.verdict.judging import Verdict, judge
 from xent.verdict.matching import pairs
@@ -65,7 +66,7 @@ def _how_to_make_a_floor(reference: Trace, folders: list[Path], by: str) -> str:
     overrides = yaml.safe_load(file.read_text())
     overrides = [each for each in overrides if not each.startswith("nudge=")]
     into = os.path.relpath(reference.folder.with_name(f"{reference.folder.name}_nudged"))
-    train = [*overrides, "nudge=1,2", f"hydra.sweep.dir={into}", "hydra.callbacks.compare.by=null"]
+    train = [*overrides, "nudge=1,2", f"hydra.sweep.dir={quoted(into)}", "hydra.callbacks.compare.by=null"]
     again = [*(os.path.relpath(folder) for folder in folders), into, *([f"--by={by}"] if by != "loss" else [])]
     commands = shlex.join(["python", "train.py", "-m", *train]), shlex.join(["python", "-m", "xent.compare", *again])
     return "To make a floor:\n  " + "\n  ".join(commands)

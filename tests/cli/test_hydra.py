@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from tests.helpers.commands import PROJECT, command, small, the_line, train_py
 from tests.helpers.runs import judged
-from xent.cli.paths import quoted
+from xent.compare import compare
+from xent.runs.hydra_grammar import quoted
 
 ODD = "tests.helpers.odd_losses"
 WEIGHT = "{_target_:torch.tensor,data:[1.,1.,1.,1.,1.,1.,1.,1.,1.,2.]}"
@@ -35,9 +36,7 @@ def test_a_loss_may_mean_something_else_by_a_name_of_pytorchs(function: str, arg
     result = train_py(*small(), *mine, f"hydra.run.dir={tmp_path / 'run'}")
     assert result.returncode == 0, result.stderr
     (line,) = result.stderr.splitlines()
-    assert line.startswith(
-        f"train_parity is against PyTorch's loss without {argument.replace('null', 'None')}: it does"
-    )
+    assert line.startswith(f"train_parity is against PyTorch's loss without {argument.replace('null', 'None')}, which")
 
 
 @pytest.mark.parametrize("loss", ["torch", "scratch"])
@@ -171,8 +170,29 @@ def test_the_runs_of_a_sweep_may_be_in_folders_of_folders(tmp_path: Path) -> Non
     assert [each["gap"] for each in found] == [each["gap"] for each in expected]
 
 
+def test_a_home_is_one_in_the_folder_of_a_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("~/run", '"~/other"'):
+        assert train_py(*small(), f"hydra.run.dir={folder}").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["other", "run"]
+    assert "is finished" in train_py("resume=~/run").stdout
+
+
+def test_the_commands_that_make_a_floor_are_read_by_hydra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for loss in ("torch", "scratch"):
+        assert train_py(*small(), f"loss={loss}").returncode == 0
+    assert compare([Path("outputs")], command="") == 2
+    nudge, *_ = re.findall(r"python train\.py (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert train_py(*shlex.split(nudge)).returncode == 0
+
+
 def test_flags_beside_a_run_that_goes_on(tmp_path: Path) -> None:
     assert train_py(*small(), f"hydra.run.dir={tmp_path / 'run'}").returncode == 0
+    assert train_py("loss=scratch", "--info").returncode == 0
     for flags in (["--config-name", "train"], ["--cfg", "job"], ["-cn", "train"]):
         for arguments in ([f"resume={tmp_path / 'run'}", *flags], [*flags, f"resume={tmp_path / 'run'}"]):
             result = train_py(*arguments)

@@ -181,6 +181,19 @@ def test_compiled_code_is_right_too(loss: Loss) -> None:
         torch.testing.assert_close(compiled(logits, target), reference(logits, target))
 
 
+@each_function
+@each_arguments
+def test_linearize_and_recorded_graphs(loss: Loss, arguments: dict[str, object]) -> None:
+    """What is recorded on mild logits holds for any."""
+    logits, target = (each.detach() for each in logits_and_target(5, 4))
+    if arguments.get("reduction") != "none":
+        _, tangent = torch.func.linearize(lambda z: loss(z, target, **arguments), logits)
+        expected = jvp(lambda z: reference(z, target, **arguments), (logits,), (torch.ones_like(logits).cumsum(1),))[1]
+        close(tangent(torch.ones_like(logits).cumsum(1)), expected)
+    recorded = torch.jit.trace(lambda z, t: loss(z, t, **arguments), (logits, target), check_trace=False)
+    close(recorded(200 * logits, target.roll(1)), reference(200 * logits, target.roll(1), **arguments))
+
+
 @each_module
 def test_export(module: type[nn.Module]) -> None:
     logits, target = logits_and_target(5, 4, dtype=torch.float32)

@@ -50,7 +50,7 @@ def test_what_a_run_left_that_was_killed_before_its_first_checkpoint_is_supersed
     with RunLog(tmp_path, {"seed": 1}) as second:
         second.write(2, {"train/loss": 5.0})
     assert points(reader) == points(EventAccumulator(str(tmp_path))) == [(2, 5.0)]
-    assert second.file.name == f"{first.file.name}.0001"
+    assert second.file.name == f"{first.file.name}.again0001"
 
 
 def test_files_are_read_in_the_order_that_they_were_begun_in(tmp_path: Path) -> None:
@@ -61,4 +61,9 @@ def test_files_are_read_in_the_order_that_they_were_begun_in(tmp_path: Path) -> 
             sorted(tmp_path.iterdir())[2].unlink()  # by a person
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names[-1] == log.file.name
+    (tmp_path / f"{names[0]}.bak").touch()  # by a person, too
+    (tmp_path / "events.out.tfevents.9999999999.elsewhere.1").touch()
+    with RunLog(tmp_path, {"seed": 1}) as last:
+        last.write(11, {"train/loss": 11.0})
+    assert sorted(tmp_path.iterdir())[-1] == last.file
     assert points(EventAccumulator(str(tmp_path))) == [(11, 11.0)]

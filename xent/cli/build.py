@@ -46,7 +46,7 @@ def load_data(run: Run, saved: dict[str, Any] | None) -> tuple[Split, Split]:
     """
     with first_goes_first():  # which may download it
         train, test = load(run.config.data, run.device, run.dtype)
-    before = saved["recorder"]["settings"]["data.content"] if saved else train.content
+    before = saved["recorder"]["settings"].get("data.content", train.content) if saved else train.content
     if before != train.content:
         raise BadInput(
             f"data.root={run.config.data.root} holds other images or labels than the run began with ({train.content}, "

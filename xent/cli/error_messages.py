@@ -60,7 +60,7 @@ def errors_of_a_command() -> Iterator[None]:
         with ending_at_once():
             yield
     except (YAMLError, UnicodeDecodeError) as error:
-        _refuse(BadInput(f"{_unreadable_yaml()} cannot be read ({error}): get it back"))
+        _refuse(BadInput(f"{_unreadable_yaml() or 'a configuration'} cannot be read ({error}): get it back"))
     except Stopped:
         tell("not compared: a run had to stop")
         raise SystemExit(1) from None
@@ -71,6 +71,8 @@ def errors_of_a_command() -> Iterator[None]:
 
 
 def _cannot_write(error: OSError) -> BadInput:
+    if not error.filename:  # of the terminal, say
+        return BadInput(f"cannot write ({error.strerror})")
     return BadInput(f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=...")
 
 
@@ -88,7 +90,7 @@ def _unreadable_yaml() -> Path | None:
     for file in CONFIGS.rglob("*.yaml"):
         try:
             OmegaConf.load(file)
-        except (YAMLError, UnicodeDecodeError):
+        except (YAMLError, UnicodeDecodeError, OSError):
             return file
     return None
 

@@ -64,7 +64,8 @@ def launch(train: Train, run: Run) -> None:
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
+            names = {each.value: each.name for each in signal.Signals}  # those of real time have none
+            name = names.get(-failure.exitcode, f"signal {-failure.exitcode}")
             raise Stopped(f"process {number} of {count} was ended by {name}") from error
         if failure.exitcode == 1:
             raise Told from error

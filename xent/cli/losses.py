@@ -9,7 +9,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from torch import nn
 
-from xent.cli.torchrun import tell
+from xent.cli.torchrun import tell_once
 from xent.losses.function import FunctionLoss
 from xent.recording.errors import BadInput
 
@@ -39,12 +39,13 @@ def build_reference(config: dict[str, Any], classes: int) -> nn.Module:
     arguments = {name: value for name, value in _with_tensors(config).items() if name in OF_PYTORCH}
     try:
         loss = instantiate({"_target_": "torch.nn.CrossEntropyLoss", **arguments}, _convert_="all")
-        assert isinstance(loss, nn.Module) and loss(torch.zeros(2, classes), torch.tensor([0, classes - 1])).ndim == 0
+        assert isinstance(loss, nn.Module)
+        deepcopy(loss).float()(torch.zeros(2, classes), torch.tensor([0, classes - 1])).item()
         return loss
     except Exception as error:  # of a loss of one's own, whose arguments may be of any type
         reason = " ".join(str(error.__cause__ or error).split())
-        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        tell(f"train_parity is against PyTorch's loss without {given}: it does not take that ({reason})")
+        given = ", ".join(f"{name}={config[name]}" for name in arguments)
+        tell_once(f"train_parity is against PyTorch's loss without {given}, which it does not take so ({reason})")
         return nn.CrossEntropyLoss()
 
 

@@ -1,20 +1,25 @@
 """Going on with a run: its command line, and the checkpoint in its folder."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from xent.cli.compose import Run
-from xent.cli.paths import absolute, quoted, shown
+from xent.cli.compose import CONFIGS, Run
+from xent.cli.paths import absolute, shown
 from xent.cli.together import from_first
 from xent.cli.torchrun import started_together
 from xent.recording import trace_file
 from xent.recording.errors import BadInput
 from xent.recording.processes import is_first
 from xent.runs import checkpoint
+from xent.runs.hydra_grammar import quoted
 from xent.runs.traces import SWEEP
+
+OWN_FOLDER = re.compile(r"""^(hydra\.(?:run|sweep)\.dir=["']?)~(?=/|$|["'])""")  # the home of who gives the command
 
 
 def resumed(arguments: list[str]) -> list[str]:
@@ -25,30 +30,38 @@ def resumed(arguments: list[str]) -> list[str]:
     What would import and run code, or configure Hydra, is not taken from a file: it has to be given again. BadInput if
     it was not, or the folder holds no run to go on with.
     """
+    arguments = [OWN_FOLDER.sub(lambda found: found[1] + os.path.expanduser("~"), each) for each in arguments]
     parsed = get_args_parser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
     resume = [override for override in parsed.overrides if override.startswith("resume=")]
     if not resume:
-        return [*flags, *parsed.overrides]
+        return [*parsed.overrides, *flags]  # which may stand anywhere, and for Hydra may not
     given = [override for override in parsed.overrides if override not in resume]
     given_as = resume[-1].removeprefix("resume=")
     folder = absolute(given_as)
     if parsed.multirun or (folder / SWEEP).exists():
-        raise BadInput(f"resume={given_as}: a sweep is finished by its own command with hydra.sweep.dir={given_as}")
+        raise BadInput(
+            f"resume={given_as}: a sweep is finished by its own command with hydra.sweep.dir={quoted(given_as)}"
+        )
     saved = checkpoint.load(folder)
     if saved is None:
         found = f"no {checkpoint.FILE} is there" if folder.is_dir() else "there is no such folder"
         raise BadInput(f"resume={given_as}: {found}, expected the folder of a run")
-    overrides = [each for each in saved["overrides"] if each not in given and not each.startswith("processes=")]
-    settings = saved["recorder"]["settings"]
-    processes, root = settings["processes"], quoted(settings["data.root"])
-    overrides = [f"data.root={root}" if each.startswith("data.root=") else each for each in overrides]
-    if processes > 1 and started_together() == 1 and not any(each.startswith("processes=") for each in given):
+    replaced = "processes", "data.root"
+    overrides = [each for each in saved["overrides"] if each not in given and _key(each) not in replaced]
+    processes, root = (saved["recorder"]["settings"][key] for key in replaced)
+    if Path(root) != CONFIGS.parent / "data" and Path(root).exists():  # else it is the project's, wherever that is now
+        overrides.append(f"data.root={quoted(root)}")
+    if processes > 1 and started_together() == 1 and not any(_key(each) == "processes" for each in given):
         overrides.append(f"processes={processes}")
     for override in overrides:
         if not _is_harmless(override):
             raise BadInput(f"resume={given_as}: that run was given {override}; if you trust it, give it again")
-    return [*flags, *overrides, *given, f"hydra.run.dir={quoted(str(folder))}"]
+    return [*overrides, *given, f"hydra.run.dir={quoted(str(folder))}", *flags]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def _is_harmless(override: str) -> bool:
@@ -62,6 +75,11 @@ def how_to_go_on(folder: Path) -> str:
     job = HydraConfig.get()
     sources = [source for source in job.runtime.config_sources if source.provider == "command-line"]
     again = [f"--config-dir={source.path}" for source in sources]
+    again += [
+        f"--config-path={source.path}"
+        for source in job.runtime.config_sources
+        if source.provider == "main" and Path(source.path) != CONFIGS
+    ]
     if job.job.config_name != "train":
         again.append(f"--config-name={job.job.config_name}")
     again += [override for override in job.overrides.hydra if override.lstrip("+").startswith("hydra.searchpath")]

@@ -4,6 +4,7 @@ Every check reads shapes and types alone, never a value on the device, so that n
 """
 
 import warnings
+from contextlib import suppress
 from operator import index
 from typing import NamedTuple, SupportsFloat
 
@@ -140,7 +141,9 @@ def out_of_range(target: Tensor, ignore_index: int, classes: int) -> IndexError 
     """Why indexing with these targets failed on the CPU, if it is for their values. (CUDA stops by an assertion.)"""
     if not may_look(target):
         return None
-    wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))].unique().tolist()
+    wrong: list[int] = []
+    with suppress(Exception):  # of whoever else looks on; the error that is to be explained is not to be lost
+        wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))].unique().tolist()
     return (
         IndexError(f"target holds {', '.join(map(str, wrong))}: expected classes 0 to {classes - 1}") if wrong else None
     )

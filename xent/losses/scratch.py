@@ -188,7 +188,7 @@ def index_losses(
         weights = of_targets(weight.to(torch.promote_types(weight.dtype, logits.dtype)), index)
         losses = losses * weights
     if everyones is not None:
-        losses = (1 - smoothing) * losses + smoothing / logits.shape[dim] * everyones
+        losses = (1 - smoothing) * losses + smoothing * everyones / logits.shape[dim]
     if ignored is not None:
         weights = (torch.ones_like(losses) if weights is None else weights).masked_fill(ignored, 0)
         losses = losses.masked_fill(ignored, 0)

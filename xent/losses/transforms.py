@@ -19,15 +19,24 @@ def _ask(name: str) -> Callable[..., bool]:
 
 # Is torch.func looking on (grad, vmap, jvp)? It cannot see into a forward pass that makes its gradient itself.
 is_under_torch_func = _ask("_are_functorch_transforms_active")
+is_jit_traced = _ask("_is_tracing")
+# Which mode sees the operations, of a kind? An answer that is not None makes a call slower, and never wrong.
+_dispatch_mode = _ask("_get_dispatch_mode")
+PROXY = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "PROXY", None)
 # Will this backward pass be asked for again (retain_graph)? A yes keeps the gradient that the forward pass made.
 graph_is_kept = _ask("_autograd._get_current_graph_task_keep_graph")
 # Are many gradients asked for at once (is_grads_batched)? They do not fit into the one that is kept, so a yes keeps it.
 is_batch_of_gradients = _ask("_functorch.is_legacy_batchedtensor")
 
 
+def is_recorded() -> bool:
+    """Whether operations are recorded as a graph (make_fx, torch.func.linearize)."""
+    return _dispatch_mode(PROXY) is not None
+
+
 def is_traced() -> bool:
-    """Whether the call is compiled or transformed, so that tensors have no values yet."""
-    return torch.compiler.is_compiling() or is_under_torch_func()
+    """Whether the call is compiled, recorded or transformed, so that tensors have no values yet."""
+    return torch.compiler.is_compiling() or is_under_torch_func() or is_jit_traced() or is_recorded()
 
 
 def may_look(tensor: Tensor) -> bool:

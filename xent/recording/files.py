@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from xent.recording.errors import Stopped
@@ -23,7 +24,8 @@ def write_whole(file: Path, content: bytes | memoryview, previous: Path | None =
             os.replace(file, previous)
         os.replace(part, file)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise cannot_write(file, error, len(content)) from error
 
 
@@ -32,5 +34,8 @@ def cannot_write(file: Path, error: OSError, size: int) -> Stopped:
     says = f"cannot write {file} ({error.strerror})"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Stopped(says)
-    needed, free = (f"{count / 1e6:,.1f} MB" for count in (size, shutil.disk_usage(file.parent).free))
-    return Stopped(f"{says}: it needs {needed}, and {free} are free there; make room")
+    try:
+        free = shutil.disk_usage(file.parent).free
+    except OSError:
+        return Stopped(says)
+    return Stopped(f"{says}: it needs {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; make room")

@@ -82,7 +82,7 @@ def _read(file: Path) -> dict[str, Any]:
 def check_same_run(saved: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
     """Refuse, as BadInput, settings that a run was not begun with, but for those without effect, and the noted."""
     old = saved["recorder"]["settings"]
-    may_change = {*NO_EFFECT, *NOTED, "data.content", "processes", "accumulate", "device", "machine.processor"}
+    may_change = {*NO_EFFECT, *NOTED, *NOTED.values(), "data.content"} - {"epochs"}
     if old.get("processes") != settings.get("processes"):
         may_change.add("machine.threads")
     if any(old.get(key) != settings.get(key) for key in ("device", "machine.processor")):

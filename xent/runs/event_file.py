@@ -19,6 +19,7 @@ from xent.recording.trace_file import EVENTS
 # TensorBoard shows files whose names hold the first. Nudged runs are a measure and no curves to look at, and of more
 # than 40 runs it would show none until a person ticks them.
 SHOWN, HIDDEN = "tfevents", "nudged"
+AGAIN = ".again"  # and a number, in the names of the files of a run that goes on
 
 
 class RunLog:
@@ -95,9 +96,8 @@ def _name_after(before: list[Path], hidden: bool) -> str:
     """A name for the next event file of a run: TensorBoard reads them in the order of their names."""
     if not before:
         return f"{EVENTS}{HIDDEN if hidden else SHOWN}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-    first, last = before[0].name, before[-1].name
-    number = int(last.removeprefix(f"{first}.")) + 1 if last != first else 1
-    return f"{first}.{number:04d}"
+    stem, _, number = before[-1].name.partition(AGAIN)
+    return f"{stem}{AGAIN}{int(number if number.isdecimal() else 0) + 1:04d}"
 
 
 def _check(folder: Path, position: dict[str, Any]) -> None:
