@@ -62,7 +62,11 @@ def test_a_run_that_is_different_does_not_pass() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
     done = subprocess.run(
-        ["make", "cuda", f"BIN={Path(sys.executable).parent}"], cwd=PROJECT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "cuda", f"BIN={Path(sys.executable).parent}"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == (
         f"PyTorch {torch.__version__} sees no CUDA device here: nothing was run, expected a machine with a GPU\n"

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 
 from xent.cli import progress
 from xent.cli.compose import Run, on_this_process
@@ -58,7 +59,9 @@ def launch(train: Train, run: Run) -> None:
         with TemporaryDirectory() as logs:
             config = LaunchConfig(1, 1, count, DefaultLogsSpecs(logs), start_method=method, max_restarts=0)
             config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
-            elastic_launch(config, _one_of_them)(run, threads, progress.sweep, HydraConfig.instance().cfg)
+            elastic_launch(config, _one_of_them)(
+                run, threads, progress.sweep, OmegaConf.to_container(HydraConfig.instance().cfg)
+            )
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
@@ -74,11 +77,11 @@ def launch(train: Train, run: Run) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
-def _one_of_them(run: Run, threads: int, sweep: progress.Sweep, hydra: DictConfig | None) -> None:
+def _one_of_them(run: Run, threads: int, sweep: progress.Sweep, hydra: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     vars(progress.sweep).update(vars(sweep))
-    HydraConfig.instance().cfg = hydra  # type: ignore[assignment]
+    HydraConfig.instance().cfg = OmegaConf.create(hydra)
     train: Train = run_path(str(MAIN))["train"]
     with errors_of_a_run(run.folder, swept=False):
         try:

@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
 from xent.cli.compose import CONFIGS, Run
-from xent.cli.paths import absolute, shown
+from xent.cli.paths import shown
 from xent.cli.together import from_first
 from xent.cli.torchrun import started_together
 from xent.recording import trace_file
@@ -38,7 +38,7 @@ def resumed(arguments: list[str]) -> list[str]:
         return [*parsed.overrides, *flags]  # which may stand anywhere, and for Hydra may not
     given = [override for override in parsed.overrides if override not in resume]
     given_as = resume[-1].removeprefix("resume=")
-    folder = absolute(given_as)
+    folder = Path(os.path.expanduser(given_as)).absolute()
     if parsed.multirun or (folder / SWEEP).exists():
         raise BadInput(
             f"resume={given_as}: a sweep is finished by its own command with hydra.sweep.dir={quoted(given_as)}"
