@@ -55,13 +55,12 @@ def launch(train: Train, run: Run) -> None:
     multiprocessing.set_start_method(method, force=True)  # in a process of joblib's it is one that others do not know
     threads = max(1, torch.get_num_threads() // count)
     os.environ["HYDRA_FULL_ERROR"] = str(int(TRACEBACK_WANTED))  # as it was, for the others to see
+    hydra = OmegaConf.to_container(HydraConfig.instance().cfg) if HydraConfig.initialized() else None
     try:
         with TemporaryDirectory() as logs:
             config = LaunchConfig(1, 1, count, DefaultLogsSpecs(logs), start_method=method, max_restarts=0)
             config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
-            elastic_launch(config, _one_of_them)(
-                run, threads, progress.sweep, OmegaConf.to_container(HydraConfig.instance().cfg)
-            )
+            elastic_launch(config, _one_of_them)(run, threads, progress.sweep, hydra)
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
@@ -81,7 +80,8 @@ def _one_of_them(run: Run, threads: int, sweep: progress.Sweep, hydra: Any) -> N
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     vars(progress.sweep).update(vars(sweep))
-    HydraConfig.instance().cfg = OmegaConf.create(hydra)
+    if hydra:
+        HydraConfig.instance().cfg = OmegaConf.create(hydra)
     train: Train = run_path(str(MAIN))["train"]
     with errors_of_a_run(run.folder, swept=False):
         try:
