@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import mean
 from subprocess import PIPE
 
+from xent.testing.same_training import SAME
+
 PROJECT = Path(__file__).parents[1]
-SAME = {"bitwise identical", "same within rounding", "coarser rounding"}
 
 Part = Callable[..., str]
 
@@ -67,7 +68,7 @@ def compared(*overrides: str) -> str:
     margins = [each["decades above floor"] for each in judged.values() if each["decades above floor"] is not None]
     if margins:
         found += f", at most {max(margins):+.2f} decades above the floor"
-    assert set(verdicts) <= SAME, found
+    assert set(verdicts) <= set(SAME), found
     return found
 
 

@@ -73,13 +73,12 @@ def how_to_go_on(folder: Path) -> str:
     if not HydraConfig.initialized():  # before a sweep
         return checkpoint.how_to_resume(shown(folder))
     job = HydraConfig.get()
-    sources = [source for source in job.runtime.config_sources if source.provider == "command-line"]
-    again = [f"--config-dir={source.path}" for source in sources]
-    again += [
-        f"--config-path={source.path}"
-        for source in job.runtime.config_sources
-        if source.provider == "main" and Path(source.path) != CONFIGS
-    ]
+    again = []
+    for source in job.runtime.config_sources:
+        if source.provider == "command-line":
+            again.append(f"--config-dir={source.path}")
+        if source.provider == "main" and Path(source.path) != CONFIGS:
+            again.append(f"--config-path={source.path}")
     if job.job.config_name != "train":
         again.append(f"--config-name={job.job.config_name}")
     again += [override for override in job.overrides.hydra if override.lstrip("+").startswith("hydra.searchpath")]

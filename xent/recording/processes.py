@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, distributed
 
+from xent.losses.transforms import is_split
 from xent.recording.device import ONE_DEVICE_BACKENDS, accelerator
 
 
@@ -60,25 +61,21 @@ def _where_it_is_sent(numbers: Tensor) -> Tensor:
 
 def whole(tensor: Any) -> Tensor:
     """A tensor, or all of one that `fully_shard` has split over the processes."""
-    found: Tensor = tensor.full_tensor() if _is_split(tensor) else tensor
+    found: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
     return found
 
 
 def local_share(tensor: Any) -> Tensor:
     """A tensor, or what this process holds of one that is split; in the same memory."""
-    held: Tensor = tensor.to_local() if _is_split(tensor) else tensor
+    held: Tensor = tensor.to_local() if is_split(tensor) else tensor
     return held
 
 
 def local_share_like(whole: Tensor, tensor: Any) -> Tensor:
     """What this process would hold of `whole` if that were split as `tensor` is."""
-    if not _is_split(tensor):
+    if not is_split(tensor):
         return whole
     from torch.distributed.tensor import distribute_tensor  # which takes a while to import
 
     there = whole.to(tensor.device)
     return distribute_tensor(there, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
-
-
-def _is_split(tensor: Any) -> bool:
-    return hasattr(tensor, "placements")  # a DTensor
