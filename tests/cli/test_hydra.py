@@ -101,6 +101,20 @@ def test_a_sweep_over_losses_from_elsewhere(elsewhere: Path, tmp_path: Path) -> 
     result = train_py(*small(), *flags, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.returncode == 0, result.stderr
     assert [each["verdict"] for each in judged(tmp_path / "sweep" / "comparison").values()] == ["same within rounding"]
+    assert f"train.py -m {flags[0]} " in (tmp_path / "sweep" / "comparison" / "report.md").read_text()
+
+
+def test_a_floor_of_a_model_from_elsewhere_is_made_by_the_command_that_is_printed(
+    elsewhere: Path, tmp_path: Path
+) -> None:
+    for loss in ("torch", "mine"):
+        begun = small(model="theirs", loss=loss, precision="float64")
+        train_py(f"--config-dir={elsewhere}", *begun, f"hydra.run.dir={tmp_path / loss}")
+    compared = command("-m", "xent.compare", str(tmp_path / "torch"), str(tmp_path / "mine"))
+    (floor,) = re.findall(r"^  python train\.py (.*)$", compared.stdout, re.MULTILINE)
+    made = train_py(*shlex.split(floor))
+    assert made.returncode == 0, made.stderr
+    assert len(list((tmp_path / "torch_nudged").glob("*/trace.npz"))) == 2
 
 
 @pytest.mark.parametrize("chdir", [False, True])

@@ -9,6 +9,7 @@ import torch
 import yaml
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -143,6 +144,19 @@ def searched_by_hydra(hydra: HydraConf) -> list[Path]:
     return [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
 
 
+def where_configurations_are(job: HydraConf) -> list[str]:
+    """What a command line says of it, as a job of its own sees it."""
+    given = []
+    for source in job.runtime.config_sources:
+        if source.provider == "command-line":
+            given.append(f"--config-dir={source.path}")
+        if source.provider == "main" and Path(source.path) != CONFIGS:
+            given.append(f"--config-path={source.path}")
+    if job.job.config_name != "train":
+        given.append(f"--config-name={job.job.config_name}")
+    return given + [each for each in job.overrides.hydra if each.lstrip("+").startswith("hydra.searchpath")]
+
+
 def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path]) -> None:
     """Let `loss._target_=...`, and arguments that PyTorch's loss has not, mean loss=custom alone.
 
@@ -172,9 +186,13 @@ def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path
 
 
 def write_configuration(run: Run) -> None:
-    """Leave the configuration in the run's folder, as Hydra would, but once it is known that the folder is free."""
+    """Leave the configuration in the run's folder, as Hydra would, but once it is known that the folder is free.
+
+    Beside the overrides are the flags that they need.
+    """
     if not is_first():
         return
+    flags = where_configurations_are(HydraConfig.get()) if HydraConfig.initialized() else []
     (run.folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(run.cfg, run.folder / ".hydra" / "config.yaml")
-    OmegaConf.save(run.overrides, run.folder / ".hydra" / "overrides.yaml")
+    OmegaConf.save([*flags, *run.overrides], run.folder / ".hydra" / "overrides.yaml")

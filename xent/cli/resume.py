@@ -8,7 +8,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from xent.cli.compose import CONFIGS, Run
+from xent.cli.compose import CONFIGS, Run, where_configurations_are
 from xent.cli.paths import shown
 from xent.cli.together import from_first
 from xent.cli.torchrun import started_together
@@ -73,17 +73,8 @@ def how_to_go_on(folder: Path) -> str:
     if not HydraConfig.initialized():  # before a sweep
         return checkpoint.how_to_resume(shown(folder))
     job = HydraConfig.get()
-    again = []
-    for source in job.runtime.config_sources:
-        if source.provider == "command-line":
-            again.append(f"--config-dir={source.path}")
-        if source.provider == "main" and Path(source.path) != CONFIGS:
-            again.append(f"--config-path={source.path}")
-    if job.job.config_name != "train":
-        again.append(f"--config-name={job.job.config_name}")
-    again += [override for override in job.overrides.hydra if override.lstrip("+").startswith("hydra.searchpath")]
-    again += [override for override in job.overrides.task if not _is_harmless(override)]
-    return checkpoint.how_to_resume(shown(folder), *again)
+    again = [override for override in job.overrides.task if not _is_harmless(override)]
+    return checkpoint.how_to_resume(shown(folder), *where_configurations_are(job), *again)
 
 
 def checkpoint_of(run: Run) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import tried_loss
-from xent.cli.compose import composed_run, searched_by_hydra
+from xent.cli.compose import composed_run, searched_by_hydra, where_configurations_are
 from xent.cli.error_messages import errors_of_a_run
 from xent.cli.progress import sweep
 from xent.cli.torchrun import started_together
@@ -97,7 +97,8 @@ class CompareRuns(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            command = shlex.join(["python", "train.py", "-m", *config.hydra.overrides.task])
+            flags = where_configurations_are(config.hydra)
+            command = shlex.join(["python", "train.py", "-m", *flags, *config.hydra.overrides.task])
             compare([folder], self.by, self.reference, folder / self.output, command)
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
