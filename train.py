@@ -49,7 +49,7 @@ def train(run: Run) -> None:
         print_start(run, training.recorder)
         start = time.perf_counter()
         with callbacks_of(run, training, images, saved) as (callbacks, newest):
-            fit(training, images, test_images, run.config.log_every, callbacks)
+            fit(training, images, test_images, run.config.log_every, callbacks, run.config.test_every)
         training.recorder.finish()
         print_result(run, newest, training.recorder.steps, time.perf_counter() - start)
 

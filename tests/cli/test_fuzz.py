@@ -18,11 +18,12 @@ ROOM = 4 * 2**30  # bytes for what huge numbers ask for
 # Not compile, which takes long.
 KEYS = [
     *("loss", "model", "data", "optimizer", "device", "precision", "channels_last", "seed", "nudge"),
-    *("epochs", "max_steps", "batch_size", "log_every", "checkpoint_every", "on_nonfinite", "resume", "experiment"),
+    *("epochs", "max_steps", "batch_size", "log_every", "test_every", "checkpoint_every", "on_nonfinite"),
     *("loss._target_", "loss.weight", "loss.reduction", "loss.label_smoothing", "model._target_", "model.width"),
     *("data.dataset", "data.root", "data.mean", "data.std", "data.crop_padding", "data.flip", "optimizer._target_"),
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "optimizer.nesterov", "optimizer.fused"),
     *("optimizer.betas", "loss.nonsense", "nonsense", "hydra.run.dir", "hydra.nonsense", "hydra/launcher"),
+    *("resume", "experiment"),
 ]
 VALUES = [
     *("", "null", "true", "yes", "0", "1", "-1", "2", "1.5", "1e12", "-1e-12", "1e400", "nan", "inf", "-inf", "0x10"),

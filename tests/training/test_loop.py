@@ -25,13 +25,13 @@ def split(n: int = 40) -> Split:
     return Split(images, torch.arange(n) % 3, 3, mean, std)
 
 
-def fitted(steps: int, callbacks: Callbacks = NO_CALLBACKS, log_every: int = 4) -> Trace:
+def fitted(steps: int, callbacks: Callbacks = NO_CALLBACKS, log_every: int = 4, test_every: int | None = None) -> Trace:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     recorder = Recorder(steps=steps)
     training = Training(model, nn.CrossEntropyLoss(), optimizer, recorder, batch_size=8, seed=0)
-    fit(training, split(), split(30), log_every, callbacks)
+    fit(training, split(), split(30), log_every, callbacks, test_every)
     return recorder.trace
 
 
@@ -41,6 +41,14 @@ def test_the_trace_holds_every_step_the_probe_steps_and_the_evaluations() -> Non
     assert trace.losses.isfinite().all()
     assert list(trace.probes) == [0, 1, 2, 4, 8, 13]
     assert list(trace.tests) == [5, 10, 13], "after each epoch of five steps, and at the end"
+
+
+def test_evaluations_are_as_seldom_as_one_asks_for_and_change_nothing() -> None:
+    usual, seldom = fitted(steps=13), fitted(steps=13, test_every=6)
+    assert list(seldom.tests) == [6, 12, 13]
+    assert list(fitted(steps=13, test_every=100).tests) == [13]
+    assert torch.equal(seldom.losses, usual.losses)
+    assert seldom.tests[13] == usual.tests[13]
 
 
 def test_every_logged_step_has_the_same_scalars() -> None:

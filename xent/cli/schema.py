@@ -88,12 +88,13 @@ class Config:
     accumulate: int
     timeout: int
     log_every: int
+    test_every: int | None
     checkpoint_every: int | None
     on_nonfinite: OnNonfinite
 
     def __post_init__(self) -> None:
         counts = ("epochs", "max_steps", "batch_size", "processes", "accumulate", "timeout", "log_every")
-        for key in (*counts, "checkpoint_every"):
+        for key in (*counts, "test_every", "checkpoint_every"):
             _at_least(1, key, getattr(self, key))
         parts = self.processes * self.accumulate
         if self.batch_size < parts:

@@ -24,8 +24,9 @@ def fingerprint(tensors: Iterable[Tensor], before: Fingerprint = NONE, split: bo
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for tensor in tensors:
-        x = tensor.to(widest_float(tensor.device))
-        sums += torch.stack([torch.ones_like(x).sum(), x.sum(), x.square().sum(), (1.7 * x).cos().sum()]).cpu()
+        x = tensor.to(widest_float(tensor.device), copy=True)
+        sums[0] += x.numel()
+        sums[1:] += torch.stack([x.sum(), x.square().sum(), x.mul_(1.7).cos_().sum()]).cpu()
     count, total, squares, cosines = (
         a + b for a, b in zip(before, (sum_over_processes(sums) if split else sums).tolist())
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from xent.recording.fingerprint import Fingerprint
 
 # Settings that a run does not depend on.
-NO_EFFECT = ("log_every", "checkpoint_every", "on_nonfinite", "data.root", "timeout")
+NO_EFFECT = ("log_every", "test_every", "checkpoint_every", "on_nonfinite", "data.root", "timeout")
 
 
 @dataclass

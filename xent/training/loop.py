@@ -67,11 +67,19 @@ class Callbacks(NamedTuple):
 NO_CALLBACKS = Callbacks()
 
 
-def fit(training: Training, train: Split, test: Split, log_every: int, callbacks: Callbacks = NO_CALLBACKS) -> None:
+def fit(
+    training: Training,
+    train: Split,
+    test: Split,
+    log_every: int,
+    callbacks: Callbacks = NO_CALLBACKS,
+    test_every: int | None = None,
+) -> None:
     """Train from the step that `training` is at to the last, and record losses, probe and tests.
 
-    The host waits for the device only to log, every `log_every` steps, at probe steps and to evaluate, after each
-    epoch. With several processes, call it in each: they make the steps of one, each with its share of every batch.
+    The host waits for the device only to log, every `log_every` steps, at probe steps and to evaluate, every
+    `test_every` steps, or else after each epoch. With several processes, call it in each: they make the steps of one,
+    each with its share of every batch.
     """
     model, optimizer, recorder = training.model, training.optimizer, training.recorder
     device, start, steps = train.labels.device, recorder.steps_made, recorder.steps
@@ -79,6 +87,7 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
     forward = across_processes(model)
     divided = Parts.of(training.loss, training.accumulate, train.classes, device)
     own = slices(training.batch_size, processes())[process()] if processes() > 1 else slice(None)
+    test_every = test_every or train.steps_per_epoch(training.batch_size)
     seen_at_once = kind(device).immediate and processes() == 1  # whether a loss is no number
 
     def probe() -> Tensor:
@@ -107,7 +116,7 @@ def fit(training: Training, train: Split, test: Split, log_every: int, callbacks
         recorder.step(loss, probe)
         if logged:
             callbacks.log(step)
-        if (number % train.steps_per_epoch(training.batch_size) == 0 or number == steps) and is_first():
+        if (number % test_every == 0 or number == steps) and is_first():
             recorder.test(*evaluate(model, test, training.autocast))
         callbacks.after_step()
 
