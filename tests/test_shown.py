@@ -85,7 +85,7 @@ def test_a_training_that_is_shown(line: str) -> None:
         assert train_py("model=mlp", "model.width=4", "max_steps=2", "hydra.run.dir=outputs/RUN").returncode == 0
     else:
         arguments += ["model.width=4", "max_steps=2"]
-        if any("experiment=" in argument for argument in arguments):
+        if "-m" in arguments and any("experiment=" in argument for argument in arguments):
             arguments += ["seed=0", "nudge=0,1", "precision=float32"]
     result = train_py(*arguments)
     assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr

@@ -10,7 +10,11 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 SOURCES = [PROJECT / "train.py"]
-SOURCES += [file for room in ("xent", "tests", "benchmarks", "docs") for file in sorted((PROJECT / room).rglob("*.py"))]
+SOURCES += [
+    file
+    for room in ("xent", "hydra_plugins", "tests", "benchmarks", "docs")
+    for file in sorted((PROJECT / room).rglob("*.py"))
+]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PROJECT)))

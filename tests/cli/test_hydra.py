@@ -117,6 +117,24 @@ def test_a_floor_of_a_model_from_elsewhere_is_made_by_the_command_that_is_printe
     assert len(list((tmp_path / "torch_nudged").glob("*/trace.npz"))) == 2
 
 
+COUNTED = """
+import runpy, sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+compose, composed = ConfigLoaderImpl.load_sweep_config, []
+ConfigLoaderImpl.load_sweep_config = lambda *given, **named: composed.append(given) or compose(*given, **named)
+runpy.run_path("train.py", run_name="__main__")
+print(len(composed), "composed")
+"""
+
+
+def test_a_job_of_a_sweep_is_composed_once(tmp_path: Path) -> None:
+    """And before the first, to try them, every value once."""
+    swept = ["-m", *small(max_steps=1, nudge="0,1,2,3", seed="0,1,2"), f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    result = command("-c", COUNTED, *swept)
+    assert result.returncode == 0, result.stderr
+    assert f"{12 + 1 + 3 + 2} composed" in result.stdout
+
+
 @pytest.mark.parametrize("chdir", [False, True])
 def test_a_relative_path_is_relative_to_where_the_command_was_given(
     chdir: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

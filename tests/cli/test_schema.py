@@ -85,7 +85,7 @@ def test_a_run_is_named_by_what_its_command_line_changed() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     cfg, choices = composed(f"+experiment={experiment}")
-    others = {"cifar10": "resnet", "layout": "cnn", "arithmetic": "cnn"}
+    others = {"cifar10": "resnet", "layout": "cnn", "arithmetic": "cnn", "fast": "cnn"}
     assert choices["model"] == others.get(experiment, "mlp")
     validated(cfg)
 

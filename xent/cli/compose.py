@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -50,6 +51,8 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="schema/optimizer", name="sgd", node=SGD)
     store.store(group="schema/optimizer", name="adamw", node=AdamW)
+    once = BasicSweeperConf(_target_="hydra_plugins.composed_once.ComposedOnce")
+    store.store(group="hydra/sweeper", name="composed_once", node=once)
     for mistake in MISTAKES:
         store.store(group="loss/impostor", name=mistake, node={"_target_": IMPOSTOR, "mistake": mistake})
     store.store(group="loss/impostor", name="mean_of_means", node={"_target_": MEAN_OF_MEANS})
