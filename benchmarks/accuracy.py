@@ -25,15 +25,18 @@ from xent.runs.traces import load_runs
 
 SEEDS = range(5)
 OURS = "+experiment=fast", "loss=scratch"
+BEFORE = "optimizer.lr=0.2", "loss.label_smoothing=0", "first_filters=drawn", "warm_up=0.2"
 PARTS = {
     "all of it": (),
     "the learning rate of before": ("optimizer.lr=0.2",),
     "labels as they are": ("loss.label_smoothing=0",),
+    "first filters as drawn": ("first_filters=drawn",),
+    "the warm-up of before": ("warm_up=0.2",),
     "the width of before": ("model.width=24",),
-    "twice the batch": ("batch_size=256", "max_steps=310"),
+    "twice the batch": ("batch_size=256", "max_steps=260"),
     "one epoch": ("max_steps=468",),
     "two epochs": ("max_steps=936",),
-    "all of before, but the width": ("max_steps=936", "optimizer.lr=0.2", "loss.label_smoothing=0"),
+    "of all of it, the width alone": (*BEFORE, "max_steps=936"),
 }
 EXAMPLE_EPOCHS, EXAMPLE_BATCH, EXAMPLE_TEST_BATCH = 4, 64, 1000
 TIMED = 20  # batches to train on, and a twentieth of them to evaluate

@@ -1,4 +1,4 @@
-"""Hydra's sweeper, which composes every job before the first, and its launcher every job again: without the former."""
+"""A sweeper that composes each job once. Hydra's own composes all before the first, and its launcher each again."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 
 class ComposedOnce(BasicSweeper):
-    """Takes it that a callback has composed, and tried, what a sweep consists of: xent.cli.sweep.BeginSweep."""
+    """For sweeps that a callback has tried before: xent.cli.sweep.BeginSweep composes every value."""
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        pass
+        """Leave that to the callback and the launcher."""

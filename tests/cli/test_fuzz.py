@@ -23,7 +23,7 @@ KEYS = [
     *("data.dataset", "data.root", "data.mean", "data.std", "data.crop_padding", "data.flip", "optimizer._target_"),
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "optimizer.nesterov", "optimizer.fused"),
     *("optimizer.betas", "loss.nonsense", "nonsense", "hydra.run.dir", "hydra.nonsense", "hydra/launcher"),
-    *("resume", "experiment"),
+    *("resume", "experiment", "first_filters", "warm_up"),
 ]
 VALUES = [
     *("", "null", "true", "yes", "0", "1", "-1", "2", "1.5", "1e12", "-1e-12", "1e400", "nan", "inf", "-inf", "0x10"),

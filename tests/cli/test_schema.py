@@ -48,6 +48,8 @@ def test_a_wrong_type_or_an_unknown_key_is_refused_when_composed(override: str) 
         ("log_every=-1", "log_every=-1: expected"),
         ("model.width=0", "model.width=0: expected"),
         ("seed=-1", "seed=-1: expected"),
+        ("warm_up=1", "warm_up=1.0: expected a part of the steps"),
+        ("first_filters=sines", "first_filters"),
         ("precision=float16", "precision=float16: expected float32, float64 or bfloat16; loss_precision may be"),
         (f"seed={2**63}", f"seed={2**63}: expected"),
         ("data.crop_padding=-1", "data.crop_padding=-1: expected"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from xent.cli.compose import Run
 from xent.cli.losses import build_loss
-from xent.cli.schema import Precision
+from xent.cli.schema import FirstFilters, Precision
 from xent.cli.together import first_goes_first
 from xent.cli.torchrun import tell, tell_once
 from xent.recording import Recorder, trace_file
@@ -21,7 +21,7 @@ from xent.training.datasets import PUBLISHED, load
 from xent.training.loop import Training
 from xent.training.parts import Parts, slices
 from xent.training.validate_loss import in_working_type, trial_logits
-from xent.training.weights import draw_weights
+from xent.training.weights import begin_with_cosines, draw_weights
 
 MAX_STEPS = 10**8  # their losses are kept
 MAX_TRIAL = 4096  # rows that a loss is tried on
@@ -76,6 +76,8 @@ def build(run: Run, train: Split) -> Training:
         raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
     loss = tried_loss(run, train.classes)
     draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
+    if config.first_filters is FirstFilters.cosines:
+        begin_with_cosines(model)
     model = normalised_across_processes(model, run).to(run.dtype)
     if config.processes > 1 and any(each.requires_grad for each in loss.parameters()):
         raise BadInput(
@@ -111,6 +113,7 @@ def build(run: Run, train: Split) -> Training:
         autocast,
         run.loss_dtype,
         config.accumulate,
+        config.warm_up,
     )
 
 

@@ -30,6 +30,13 @@ class Precision(Enum):
 OnNonfinite = Enum("OnNonfinite", ["stop", "continue"])
 
 
+class FirstFilters(Enum):
+    """What the filters of a model's first convolution are before the first step."""
+
+    drawn = "drawn"
+    cosines = "cosines"
+
+
 @dataclass
 class Model:
     """A function `(shape, classes, width) -> torch.nn.Module`, see xent/training/models.py; it gets `norm` if set."""
@@ -79,6 +86,8 @@ class Config:
     loss_precision: Precision
     channels_last: bool
     compile: bool
+    first_filters: FirstFilters
+    warm_up: float
     seed: int
     nudge: int
     epochs: int
@@ -101,6 +110,8 @@ class Config:
             raise BadInput(f"batch_size={self.batch_size}: expected at least {parts}, for processes times accumulate")
         if self.precision is Precision.float16:
             raise BadInput("precision=float16: expected float32, float64 or bfloat16; loss_precision may be float16")
+        if not 0 < self.warm_up < 1:
+            raise BadInput(f"warm_up={self.warm_up}: expected a part of the steps, more than 0 and less than 1")
         if not 0 <= self.seed < 2**63:
             raise BadInput(f"seed={self.seed}: expected a whole number from 0 to 2**63 - 1")
         if not 0 <= self.nudge < 2**63:

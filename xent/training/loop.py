@@ -17,7 +17,7 @@ from xent.training.data import Split, batches
 from xent.training.evaluation import PROBE, evaluate, predict
 from xent.training.loss_precision import given_to_loss
 from xent.training.parts import Part, Parts, slices, whole_batch
-from xent.training.schedule import one_cycle
+from xent.training.schedule import WARM_UP, one_cycle
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Training:
     autocast: bool = False  # compute logits and loss under bfloat16 autocast
     loss_dtype: torch.dtype | None = None  # of the logits that the loss gets, if it is not that of the model's
     accumulate: int = 1  # parts of a process' batch, whose gradients are added up
+    warm_up: float = WARM_UP  # the part of the steps in which the learning rate rises
 
 
 class Step(NamedTuple):
@@ -83,7 +84,7 @@ def fit(
     """
     model, optimizer, recorder = training.model, training.optimizer, training.recorder
     device, start, steps = train.labels.device, recorder.steps_made, recorder.steps
-    schedule = one_cycle(optimizer, steps, start)
+    schedule = one_cycle(optimizer, steps, start, training.warm_up)
     forward = across_processes(model)
     divided = Parts.of(training.loss, training.accumulate, train.classes, device)
     own = slices(training.batch_size, processes())[process()] if processes() > 1 else slice(None)
