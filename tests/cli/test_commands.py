@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.helpers.commands import PROJECT, command, small, the_line
 from tests.helpers.runs import differences, judged
+from xent.recording import trace_file
 
 DATA = f"data.root={PROJECT / 'data'}"
 
@@ -201,3 +202,11 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     assert errors.splitlines() == [f"stopped; to go on: {resume}"]
     line = the_line(command("-m", "xent.compare", str(folder)))
     assert line == f"{folder} is not finished: go on with it, {resume}"
+
+
+def test_the_fast_recipe_learns_mnist_in_an_epoch(tmp_path: Path) -> None:
+    result = command("train.py", "+experiment=fast", "loss=scratch", DATA, f"hydra.run.dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    trace = trace_file.load(tmp_path / "run")
+    assert list(trace.tests) == [trace.step], "tested at the end alone"
+    assert trace.tests[trace.step][1] > 0.985

@@ -36,14 +36,14 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, folder: Path, *overrid
     """Train until the process would be killed, in the middle of a step."""
 
     def fit_and_die(*given: Any) -> None:
-        *others, callbacks = given
+        *others, callbacks, test_every = given
 
         def log_and_die(at: Step) -> None:
             callbacks.log(at)
             if at.number >= step:
                 raise Killed
 
-        fit(*others, callbacks._replace(log=log_and_die))
+        fit(*others, callbacks._replace(log=log_and_die), test_every)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr("train.fit", fit_and_die)
