@@ -1,9 +1,9 @@
 """Seconds of training to 99 % on MNIST with the loss from scratch: python -m benchmarks.accuracy [device=cuda]
 
 As configs/experiment/fast.yaml has it. Seconds are those from the first event of a run to its last, the evaluation
-included. Beside them, on the same machine in the same minutes:
-PyTorch's own example (mnist/main.py of pytorch/examples), which reaches 99.03 % after four epochs. Some of its steps
-and some of its evaluation are timed, before and after ours, and multiplied.
+included. Beside them, on the same machine in the same minutes: PyTorch's own example (mnist/main.py of
+pytorch/examples), which reaches 99.03 % after four epochs. Some of its steps and some of its evaluation are timed,
+before and after ours, and multiplied.
 
 With `parts=16`, what each part of the recipe brings, over sixteen seeds, instead.
 """
@@ -51,7 +51,7 @@ def example_seconds() -> float:
     ).to(device)
     optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
-    splits = [datasets.MNIST(MNIST.root, train=part, transform=transform) for part in (True, False)]
+    splits = [datasets.MNIST(MNIST.root, train=part, transform=transform, download=True) for part in (True, False)]
 
     def train_on(loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         model.train()

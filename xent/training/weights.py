@@ -43,11 +43,11 @@ def begin_with_cosines(model: nn.Module) -> None:
     filters, channels, height, width = layer.weight.shape
     rows, columns = _cosines(height), _cosines(width)
     frequencies = sorted(product(range(height), range(width)), key=lambda each: (each[0] ** 2 + each[1] ** 2, each))
-    pairs = product(frequencies, range(channels))
-    for number, ((row, column), channel) in zip(range(filters // 2), pairs):
-        for place, sign in ((number, 1), (number + filters // 2, -1)):
-            layer.weight[place] = 0
-            layer.weight[place, channel] = sign * torch.outer(rows[row], columns[column])
+    half = filters // 2
+    for number, ((row, column), channel) in zip(range(half), product(frequencies, range(channels))):
+        wave = torch.outer(rows[row], columns[column])
+        layer.weight[[number, number + half]] = 0
+        layer.weight[number, channel], layer.weight[number + half, channel] = wave, -wave
 
 
 def _cosines(places: int) -> Tensor:
