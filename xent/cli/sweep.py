@@ -68,13 +68,13 @@ def _values(config: DictConfig) -> dict[str, list[str]]:
 
 
 def _configurations(config: DictConfig, values: dict[str, list[str]]) -> Iterator[tuple[DictConfig, HydraConf]]:
-    """Configurations, and Hydra's own: every combination of a trial's keys, and every other value once."""
+    """Configurations, and Hydra's own: every combination of a trial's keys, every other value beside one."""
     loader = GlobalHydra.instance().config_loader()
     tried = [key for key in values if key.lstrip("+~").partition(".")[0] in KEYS_OF_A_TRIAL]
     combinations = [dict(zip(tried, each)) for each in product(*(values[key] for key in tried))]
-    combinations += [{key: value} for key in values if key not in tried for value in values[key][1:]]
-    for chosen in combinations:
-        overrides = [chosen.get(key, each[0]) for key, each in values.items()]
+    for i in range(max([len(combinations), *map(len, values.values())])):
+        chosen = combinations[i % len(combinations)]
+        overrides = [chosen.get(key, each[i % len(each)]) for key, each in values.items()]
         cfg = loader.load_sweep_config(config, overrides)
         hydra = cfg.hydra
         with open_dict(cfg):

@@ -41,8 +41,6 @@ def mean_over_processes(loss: Tensor) -> Callable[[], Tensor]:
 
     It is on its way when this returns; call the function that this gives to wait for it.
     """
-    if not is_distributed():
-        return lambda: loss
     total = _where_it_is_sent(loss)
     work = distributed.all_reduce(total, async_op=True)
 

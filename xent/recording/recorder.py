@@ -142,13 +142,13 @@ class Recorder:
         value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
         if value.numel() != 1:
             raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
-        value = value.reshape(()).to(widest_float(value.device))
         if trace.losses.device != value.device:  # at the first step
-            trace.losses = trace.losses.to(value)
-        self._receive()
-        self._on_its_way = trace.step, mean_over_processes(value)
-        if not is_distributed():
+            trace.losses = trace.losses.to(value.device, widest_float(value.device))
+        if is_distributed():
             self._receive()
+            self._on_its_way = trace.step, mean_over_processes(value.reshape(()).to(trace.losses.dtype))
+        else:
+            trace.losses[trace.step] = value
         trace.step += 1
         if is_probe_step(trace.step, self.steps):
             self._look(probe)

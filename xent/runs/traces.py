@@ -30,8 +30,8 @@ def load_runs(folders: Iterable[Path]) -> list[Trace]:
                     f"{run} is not finished: go on with it, {checkpoint.how_to_resume(os.path.relpath(run))}"
                 )
             traces.append(load(run))
-    for trace in traces:
-        trace.name = _what_differs(trace, traces)
+    if traces:
+        _name_by_what_differs(traces)
     return traces
 
 
@@ -40,8 +40,10 @@ def common_parent(traces: list[Trace]) -> Path:
     return Path(os.path.commonpath([trace.folder.parent for trace in traces]))
 
 
-def _what_differs(trace: Trace, traces: list[Trace]) -> str:
-    """A run's folder, without the overrides that all runs share: `loss=scratch`, not `loss=scratch,model=mlp`."""
-    parts = [unquote(str(each.folder.relative_to(common_parent(traces)))).split(",") for each in (trace, *traces)]
-    shared = set.intersection(*map(set, parts))
-    return ",".join(part for part in parts[0] if part not in shared) or trace.folder.name
+def _name_by_what_differs(traces: list[Trace]) -> None:
+    """By their folders, without the overrides that all runs share: `loss=scratch`, not `loss=scratch,model=mlp`."""
+    parent = common_parent(traces)
+    parts = [unquote(str(trace.folder.relative_to(parent))).split(",") for trace in traces]
+    shared = set(parts[0]).intersection(*parts)
+    for trace, own in zip(traces, parts):
+        trace.name = ",".join(part for part in own if part not in shared) or trace.folder.name

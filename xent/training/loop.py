@@ -137,7 +137,7 @@ def backward(
     images, target = recorder.reorder(part.images, part.target)
     waits = nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync()
     with waits:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=training.autocast):
+        with torch.autocast(images.device.type, torch.bfloat16) if training.autocast else nullcontext():
             logits = forward(images)
             if training.loss_dtype:
                 nudge = recorder.trace.settings["nudge"]
