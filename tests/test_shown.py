@@ -74,7 +74,7 @@ def test_a_training_that_is_shown(line: str) -> None:
     """As it is shown, but for its size."""
     arguments = shlex.split(line)[2:]
     if "hydra/launcher=submitit_slurm" in arguments:
-        pytest.skip("there is no Slurm here; tests/cli/test_commands.py has submitit's executor for one machine")
+        pytest.skip("there is no Slurm here; tests/cli/test_side_by_side.py has submitit's executor for one machine")
     if any("cuda" in argument or argument == "+experiment=device" for argument in arguments):
         if "-m" in arguments and not torch.cuda.is_available():
             pytest.skip("compares the CPU with a GPU, and there is none here")

@@ -10,7 +10,7 @@ import torch
 from xent.cli.compose import Run
 from xent.cli.interrupt import interrupted_between_steps
 from xent.cli.losses import build_reference
-from xent.cli.progress import progress, sweep
+from xent.cli.progress import progress
 from xent.cli.schema import OnNonfinite
 from xent.recording.errors import Stopped
 from xent.recording.processes import is_first
@@ -45,7 +45,7 @@ def callbacks_of(
         interrupted_between_steps() as asked,
         out_of_memory(run),
         RunLog(run.folder, trace.settings, saved["log"] if saved else None, trace.step) as events,
-        progress(steps, sweep.name(run.overrides) if run.swept else "") as show,
+        progress(run, steps) as show,
     ):
         trace.events = events.file.name
 

@@ -29,6 +29,7 @@ from xent.training.device import prepare
 CONFIGS = Path(__file__).parents[2] / "configs"
 IMPOSTOR = "xent.losses.impostors.Impostor"
 MEAN_OF_MEANS = "xent.losses.impostors.MeanOfMeans"
+MAX_AT_ONCE = 8  # runs of a sweep, each of which takes up to a gigabyte
 
 
 class Run(NamedTuple):
@@ -59,6 +60,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("project", lambda: str(CONFIGS.parent), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("began", began, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("cores", lambda: min(torch.get_num_threads(), MAX_AT_ONCE), replace=True)
     OmegaConf.register_new_resolver("started_together", started_together, replace=True)
     OmegaConf.register_new_resolver("impostors", lambda: ",".join(f"impostor/{m}" for m in MISTAKES), replace=True)
 

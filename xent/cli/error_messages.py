@@ -5,6 +5,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from xent.cli.compose import CONFIGS
+from xent.cli.paths import shown
+from xent.cli.progress import Sweep
 from xent.cli.resume import how_to_go_on
 from xent.cli.together import OtherEnded, Told, ending_at_once
 from xent.cli.torchrun import is_silent, tell
@@ -40,6 +43,8 @@ def errors_of_a_run(folder: Path, swept: bool) -> Iterator[None]:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         _discard(folder)
+        if swept:
+            raise  # which ends all of the sweep
         kept = f"to go on: {how_to_go_on(folder)}" if folder.exists() else "before training began"
         tell(f"stopped; {kept}")
         raise SystemExit(130) from None
@@ -64,10 +69,20 @@ def errors_of_a_command() -> Iterator[None]:
     except Stopped:
         tell("not compared: a run had to stop")
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        tell(f"stopped; {_how_the_sweep_goes_on() if Sweep().runs else 'before training began'}")
+        raise SystemExit(130) from None
+    except BrokenExecutor:
+        tell(f"a process that trained runs was killed, for want of memory perhaps; {_how_the_sweep_goes_on()}")
+        raise SystemExit(1) from None
     except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
         if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of which are both
             _refuse(_cannot_write(error))
         _refuse(error)
+
+
+def _how_the_sweep_goes_on() -> str:
+    return f"to go on: the same command with hydra.sweep.dir={shown(Sweep().folder)}"
 
 
 def _cannot_write(error: OSError) -> BadInput:

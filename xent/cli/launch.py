@@ -17,9 +17,9 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from xent.cli import progress
 from xent.cli.compose import Run, on_this_process
 from xent.cli.error_messages import TRACEBACK_WANTED, errors_of_a_run
+from xent.cli.progress import Sweep
 from xent.cli.together import OtherEnded, Told
 from xent.cli.torchrun import started_together
 from xent.recording.errors import Stopped
@@ -60,7 +60,7 @@ def launch(train: Train, run: Run) -> None:
         with TemporaryDirectory() as logs:
             config = LaunchConfig(1, 1, count, DefaultLogsSpecs(logs), start_method=method, max_restarts=0)
             config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
-            elastic_launch(config, _one_of_them)(run, threads, progress.sweep, hydra)
+            elastic_launch(config, _one_of_them)(run, threads, Sweep(), hydra)
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
@@ -76,10 +76,10 @@ def launch(train: Train, run: Run) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
-def _one_of_them(run: Run, threads: int, sweep: progress.Sweep, hydra: Any) -> None:
+def _one_of_them(run: Run, threads: int, sweep: Sweep, hydra: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    vars(progress.sweep).update(vars(sweep))
+    vars(Sweep()).update(vars(sweep))
     if hydra:
         HydraConfig.instance().cfg = OmegaConf.create(hydra)
     train: Train = run_path(str(MAIN))["train"]

@@ -4,7 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Line
@@ -19,31 +22,28 @@ Show = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
-class Sweep:
-    """How far the sweep of this process is: of so many runs, begun at a time, so many are done; 0 if there is none."""
+class Sweep(metaclass=Singleton):  # which Hydra hands on to processes that it starts
+    """The sweep that this process is a part of, if it is of one."""
 
     runs: int = 0
     keys: tuple[str, ...] = ()  # the settings that are swept
-    done: int = 0
-    start: float = 0.0
+    folder: Path = Path()
+    at_once: int = 1
+    start: float = 0.0  # in seconds since the epoch
 
-    def begin(self, runs: int, keys: tuple[str, ...]) -> None:
-        self.runs, self.keys, self.done, self.start = runs, keys, 0, time.monotonic()
+    def begin(self, runs: int, keys: tuple[str, ...], folder: Path, at_once: int) -> None:
+        self.runs, self.keys, self.folder, self.at_once, self.start = runs, keys, folder, at_once, time.time()
 
     def name(self, overrides: list[str]) -> str:
         """The run that is trained now: `12 of 72, loss=scratch seed=1`."""
-        if not self.runs:
-            return " ".join(overrides)
         swept = [each for each in overrides if each.partition("=")[0] in self.keys]
-        return f"{self.done + 1} of {self.runs}, {' '.join(swept)}"
+        return f"{HydraConfig.get().job.num + 1} of {self.runs}, {' '.join(swept)}"
 
     def left(self) -> str:
         """The time that is left, by what the runs before took: `, 20 s left`."""
-        spent = time.monotonic() - self.start
-        return f", {_duration(spent / self.done * (self.runs - self.done))} left" if self.done else ""
-
-
-sweep = Sweep()  # set by Hydra's callback; another process, of a parallel sweep, does not know of it
+        before = HydraConfig.get().job.num
+        spent = time.time() - self.start
+        return f", {_duration(spent / before * (self.runs - before))} left" if before else ""
 
 
 def _duration(seconds: float) -> str:
@@ -52,16 +52,19 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(steps: int, name: str) -> Iterator[Show]:
-    """A line that is gone in the end, with the run's name and last loss; silent where output is no terminal.
+def progress(run: Run, steps: int) -> Iterator[Show]:
+    """A line that is gone in the end, with the run's last loss; silent where output is no terminal, or of many runs.
 
     Yields:
         a function that takes the number of steps made and scalars by their TensorBoard tags.
     """
     console = Console()
     of_run = BarColumn(10), MofNCompleteColumn(), TextColumn("{task.description}"), StepsPerSecond()
-    columns = (TextColumn(f"{name}{sweep.left()}"), *of_run, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+    sweep = Sweep()
+    name = f"{sweep.name(run.overrides)}{sweep.left()}" if run.swept else ""
+    columns = (TextColumn(name), *of_run, TimeRemainingColumn())
+    silent = not console.is_terminal or (run.swept and sweep.at_once != 1)
+    with Progress(*columns, console=console, transient=True, disable=silent) as display:
         line = display.add_task("", total=steps)
 
         def show(step: int, scalars: dict[str, float]) -> None:
@@ -93,7 +96,7 @@ def print_result(run: Run, newest: dict[str, float], steps: int, seconds: float)
         return
     of_test = f"test loss {newest['test/loss']:.4f}, accuracy {newest['test/accuracy']:.2%}"
     if run.swept:
-        print(f"{sweep.name(run.overrides)}: {of_test}, {seconds:.1f} s", flush=True)
+        print(f"{Sweep().name(run.overrides)}: {of_test}, {seconds:.1f} s", flush=True)
     else:
         print(f"{of_test}, after {steps} steps in {seconds:.1f} s")
         print(shown(run.folder))

@@ -14,14 +14,13 @@ from typing import Any
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import tried_loss
 from xent.cli.compose import composed_run, searched_by_hydra, where_configurations_are
 from xent.cli.error_messages import errors_of_a_run
-from xent.cli.progress import sweep
+from xent.cli.progress import Sweep
 from xent.cli.torchrun import started_together
 from xent.recording.errors import BadInput
 from xent.training.datasets import read
@@ -45,12 +44,10 @@ class BeginSweep(Callback):
                 images, *_ = read(run.config.data.dataset, Path(run.config.data.root))
                 tried_loss(run, images.classes)
         swept = tuple(key for key, each in values.items() if len(each) > 1)
-        sweep.begin(prod(len(each) for each in values.values()), swept)
+        sweep = Sweep()
+        sweep.begin(prod(len(each) for each in values.values()), swept, folder, config.hydra.launcher.get("n_jobs", 1))
         alike = " ".join(f"{key}={run.settings[key]}" for key in ("model", "data", "device") if key not in swept)
         print(f"{sweep.runs} runs of {alike} in {os.path.relpath(folder)}", flush=True)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        sweep.done += 1
 
 
 def _values(config: DictConfig) -> dict[str, list[str]]:
