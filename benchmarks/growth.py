@@ -17,7 +17,7 @@ from tempfile import NamedTemporaryFile
 import torch
 
 import xent
-from benchmarks.measure import CONSOLE, Work, interleaved, measured_device, table, typical
+from benchmarks.measure import CONSOLE, interleaved, measured_device, table, typical
 from benchmarks.training import MNIST
 from xent.recording import Recorder
 from xent.training import models
@@ -51,11 +51,15 @@ def synthetic(images: int, classes: int, device: torch.device) -> Split:
     return Split(pixels, labels, classes, middle, middle)
 
 
+def steps_of(batch: int) -> int:
+    return USUAL["images"] // batch
+
+
 def train(split: Split, batch: int) -> None:
-    """Train on 15,000 images of the split."""
+    """Train on 15,000 images of the split, or, if that is no number of whole batches, on a few less."""
     model = models.mlp(split.shape, split.classes, width=128).to(split.labels.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=True)
-    steps = USUAL["images"] // batch
+    steps = steps_of(batch)
     test = synthetic(256, split.classes, split.labels.device)
     training = Training(model, xent.CrossEntropyLossFromScratch(), optimizer, Recorder(steps=steps), batch, seed=0)
     fit(training, split, test, log_every=20)
@@ -97,19 +101,15 @@ def main() -> None:
     columns = "what grows", "to", "us an image", "us an image's place in the order of an epoch"
     times = table("Time of training", *columns, device=device)
     for what, sizes in GROWN.items():
-        works: dict[str, Work] = {}
-        for size in sizes:
-            settings = USUAL | {what: size}
-            split = synthetic(settings["images"], settings["classes"], device)
-            works[f"{size}"] = partial(train, split, settings["batch"])
-            works[f"{size}, order"] = partial(first_batch, split, settings["batch"])
-            works[f"{size}"]()  # warms up
-        rounds = interleaved(works, ROUNDS)
-        for size in sizes:
-            all_images = size if what == "images" else USUAL["images"]
-            order = typical(rounds, f"{size}, order")
-            image = (typical(rounds, f"{size}") - order) / USUAL["images"]
-            times.add_row(what, f"{size:,}", f"{image * 1e6:.2f}", f"{order / all_images * 1e6:.3f}")
+        for size in sizes:  # one at a time: all together may be more than the memory of a GPU
+            images, batch, classes = (USUAL | {what: size}).values()
+            split = synthetic(images, classes, device)
+            works = {"training": partial(train, split, batch), "order": partial(first_batch, split, batch)}
+            train(split, batch)  # warms up
+            rounds = interleaved(works, ROUNDS)
+            order = typical(rounds, "order")
+            image = (typical(rounds, "training") - order) / (steps_of(batch) * batch)
+            times.add_row(what, f"{size:,}", f"{image * 1e6:.2f}", f"{order / images * 1e6:.3f}")
     CONSOLE.print(times)
 
     peaks = table("Peak of memory over the bytes of the images", "images", "what", "ratio", device=device)

@@ -13,9 +13,10 @@ from subprocess import PIPE
 import torch
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from xent.recording.machine import machine
+from xent.recording.trace_file import EVENTS
 from xent.training.device import prepare
 
 PROJECT = Path(__file__).parents[1]
@@ -83,18 +84,19 @@ def table(title: str, *columns: str, device: torch.device) -> Table:
     return Table(*columns, title=f"{title}\n{at}")
 
 
-def events(folder: Path) -> EventAccumulator:
-    """What a run wrote for TensorBoard."""
-    return EventAccumulator(str(folder)).Reload()
+def written(folder: Path, tag: str) -> list[float]:
+    """When a run wrote values of this tag for TensorBoard; of the empty one, when it wrote anything."""
+    (file,) = folder.glob(f"{EVENTS}*")
+    events = EventFileLoader(str(file)).Load()
+    return [each.wall_time for each in events if not tag or any(value.tag == tag for value in each.summary.value)]
 
 
 def run_seconds(folder: Path) -> float:
-    """The time of a run from its first event to its last, evaluations included."""
-    read = events(folder)
-    return read.Scalars("test/loss")[-1].wall_time - read.FirstEventTimestamp()
+    """The time of a run from its first event to its last evaluation."""
+    return written(folder, "test/loss")[-1] - written(folder, "")[0]
 
 
 def steps_seconds(folder: Path) -> float:
     """The time of a run's steps from the first logged one to the last, without the evaluations after them."""
-    points = events(folder).Scalars("train/loss")
-    return points[-1].wall_time - points[0].wall_time
+    times = written(folder, "train/loss")
+    return times[-1] - times[0]

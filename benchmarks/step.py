@@ -1,4 +1,4 @@
-"""What a step consists of, and a batch, and other ways to make batches: python -m benchmarks.step [device=cuda]
+"""What a step on the CPU consists of, and a batch, and other ways to make batches: python -m benchmarks.step
 
 Microseconds, as means over an epoch of the mlp on MNIST, loss=torch. What `fit` does beside this is to log.
 """
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import CONSOLE, Work, interleaved, measured_device, ratio, table, typical
+from benchmarks.measure import CONSOLE, Work, interleaved, ratio, table, typical
 from benchmarks.training import BATCH, MNIST, model_and_optimizer
 from xent.recording import Recorder
 from xent.training.data import Split, batches
 from xent.training.datasets import load
+from xent.training.device import prepare
 from xent.training.evaluation import PROBE, predict
 from xent.training.schedule import one_cycle
 
@@ -30,15 +31,16 @@ def parts_of_steps(train: Split, test: Split) -> dict[str, float]:
     loss, recorder, schedule = nn.CrossEntropyLoss(), Recorder(steps=steps), one_cycle(optimizer, steps)
     spent: dict[str, float] = defaultdict(float)
     drawn = batches(train, BATCH, 0, steps)
+    begin = 0.0
+
+    def until_now(part: str) -> None:
+        nonlocal begin
+        now = time.perf_counter()
+        spent[part] += (now - begin) / steps
+        begin = now
+
     for _ in range(steps):
         begin = time.perf_counter()
-
-        def until_now(part: str) -> None:
-            nonlocal begin
-            now = time.perf_counter()
-            spent[part] += (now - begin) / steps
-            begin = now
-
         batch = next(drawn)
         until_now("the batch")
         images, target = recorder.reorder(*batch)
@@ -59,11 +61,12 @@ def parts_of_a_batch(train: Split) -> dict[str, Work]:
     chosen = torch.randperm(len(train))[:BATCH].to(train.images.device)
     images = train.images.index_select(0, chosen)
     numbers = images.to(train.mean.dtype)
+    made = torch.empty_like(numbers)
     return {
         "its images": lambda: train.images.index_select(0, chosen),
         "as floating-point numbers": lambda: images.to(train.mean.dtype),
-        "minus the mean": lambda: numbers.sub_(train.mean),
-        "by the standard deviation": lambda: numbers.div_(train.std),
+        "minus the mean": lambda: torch.sub(numbers, train.mean, out=made),
+        "by the standard deviation": lambda: torch.div(numbers, train.std, out=made),
     }
 
 
@@ -87,11 +90,11 @@ def ways_to_make_batches(train: Split) -> dict[str, Work]:
         "all put in order at once": partial(in_order, train.images),
         "from normalised numbers": lambda: (normalised.index_select(0, each) for each in order.split(BATCH)),
     }
-    return {name: lambda way=way: sum(batch.flatten()[0] for batch in way()) for name, way in ways.items()}  # type: ignore[misc]
+    return {name: lambda way=way: sum(batch.flatten()[0] for batch in way()) for name, way in ways.items()}
 
 
 def main() -> None:
-    device = measured_device()
+    device = prepare("cpu")
     train, test = load(MNIST, device, torch.float32)
     steps = table("Parts of a step", "what", "us", device=device)
     parts_of_steps(train, test)  # warms up

@@ -33,6 +33,8 @@ def test_runs_of_a_parallel_sweep_do_not_disturb_each_other(tmp_path: Path) -> N
         into = f"hydra.sweep.dir={tmp_path / name}"
         result = command("train.py", "-m", "loss=torch,scratch", *overrides, into, *how, OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
+        report = (tmp_path / name / "comparison" / "report.md").read_text()
+        assert f"python train.py -m loss=torch,scratch {' '.join([*overrides, *how])}\n" in report
         assert "3 of 4, loss=scratch nudge=0: test loss" in result.stdout or name == "on a cluster"
     runs = [path.name for path in (tmp_path / "serial").glob("loss=*")]
     assert len(runs) == 4
@@ -42,7 +44,7 @@ def test_runs_of_a_parallel_sweep_do_not_disturb_each_other(tmp_path: Path) -> N
         assert judged(tmp_path / "serial" / "comparison") == judged(tmp_path / launcher / "comparison")
 
 
-@pytest.mark.parametrize("how", [[], SIDE_BY_SIDE], ids=["one after the other", "side by side"])
+@pytest.mark.parametrize("how", [[], SIDE_BY_SIDE, ["processes=2"]], ids=["one by one", "side by side", "processes"])
 def test_ctrl_c_ends_a_sweep_with_one_line(how: list[str], tmp_path: Path) -> None:
     into = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     swept = ["-m", "loss=torch", *small(nudge="0,1,2,3", max_steps=60), into]
@@ -70,4 +72,4 @@ def test_a_process_that_is_killed_ends_the_sweep_with_one_line(tmp_path: Path) -
     result = command("train.py", *swept, into, *SIDE_BY_SIDE, PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("a process that trained runs was killed, for want of memory perhaps; to go on: the same")
+    assert line.startswith("a training process was killed, perhaps for lack of memory; to go on: the same")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -52,8 +51,6 @@ def register() -> None:
     store.store(name="schema", node=Config)
     store.store(group="schema/optimizer", name="sgd", node=SGD)
     store.store(group="schema/optimizer", name="adamw", node=AdamW)
-    once = BasicSweeperConf(_target_="hydra_plugins.composed_once.ComposedOnce")
-    store.store(group="hydra/sweeper", name="composed_once", node=once)
     for mistake in MISTAKES:
         store.store(group="loss/impostor", name=mistake, node={"_target_": IMPOSTOR, "mistake": mistake})
     store.store(group="loss/impostor", name="mean_of_means", node={"_target_": MEAN_OF_MEANS})
@@ -149,8 +146,8 @@ def searched_by_hydra(hydra: HydraConf) -> list[Path]:
     return [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
 
 
-def where_configurations_are(job: HydraConf) -> list[str]:
-    """What a command line says of it, as a job of its own sees it."""
+def configuration_flags(job: HydraConf) -> list[str]:
+    """The flags and overrides that tell Hydra where this job's configuration files are."""
     given = []
     for source in job.runtime.config_sources:
         if source.provider == "command-line":
@@ -193,11 +190,11 @@ def _keep_own(cfg: DictConfig, choice: str, swept: bool, searched: Sequence[Path
 def write_configuration(run: Run) -> None:
     """Leave the configuration in the run's folder, as Hydra would, but once it is known that the folder is free.
 
-    Beside the overrides are the flags that they need.
+    Its overrides.yaml begins with the flags that the overrides need.
     """
     if not is_first():
         return
-    flags = where_configurations_are(HydraConfig.get()) if HydraConfig.initialized() else []
+    flags = configuration_flags(HydraConfig.get()) if HydraConfig.initialized() else []
     (run.folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(run.cfg, run.folder / ".hydra" / "config.yaml")
     OmegaConf.save([*flags, *run.overrides], run.folder / ".hydra" / "overrides.yaml")

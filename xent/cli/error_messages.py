@@ -1,6 +1,7 @@
 """Whatever goes wrong, said in one line: what was given, what was expected, what to do."""
 
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -23,6 +24,7 @@ from xent.cli.together import OtherEnded, Told, ending_at_once
 from xent.cli.torchrun import is_silent, tell
 from xent.recording.errors import BadInput, Stopped
 from xent.runs import traces
+from xent.runs.hydra_grammar import quoted
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -73,7 +75,7 @@ def errors_of_a_command() -> Iterator[None]:
         tell(f"stopped; {_how_the_sweep_goes_on() if Sweep().runs else 'before training began'}")
         raise SystemExit(130) from None
     except BrokenExecutor:
-        tell(f"a process that trained runs was killed, for want of memory perhaps; {_how_the_sweep_goes_on()}")
+        tell(f"a training process was killed, perhaps for lack of memory; {_how_the_sweep_goes_on()}")
         raise SystemExit(1) from None
     except Exception as error:  # Hydra could make nothing of the command line, which it says in many ways
         if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of which are both
@@ -82,7 +84,7 @@ def errors_of_a_command() -> Iterator[None]:
 
 
 def _how_the_sweep_goes_on() -> str:
-    return f"to go on: the same command with hydra.sweep.dir={shown(Sweep().folder)}"
+    return f"to go on: the same command with {shlex.quote(f'hydra.sweep.dir={quoted(shown(Sweep().folder))}')}"
 
 
 def _cannot_write(error: OSError) -> BadInput:
@@ -113,7 +115,8 @@ def _unreadable_yaml() -> Path | None:
 def _refuse(error: Exception) -> NoReturn:
     """End with the error in one line, or with all of it where that is wanted."""
     if TRACEBACK_WANTED:
-        raise error
+        traceback.print_exception(error)
+        raise SystemExit(2)
     message = str(error)
     if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in message:
         message += f": {error.__cause__}"

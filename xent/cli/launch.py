@@ -62,6 +62,8 @@ def launch(train: Train, run: Run) -> None:
             config.rdzv_backend, config.rdzv_endpoint, config.run_id = "c10d", "localhost:0", uuid4().hex
             elastic_launch(config, _one_of_them)(run, threads, Sweep(), hydra)
     except SignalException as error:
+        if run.swept and error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
         raise SystemExit(128 + error.sigval) from None
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
@@ -89,6 +91,10 @@ def _one_of_them(run: Run, threads: int, sweep: Sweep, hydra: Any) -> None:
         except OtherEnded as error:
             time.sleep(1)  # for the agent to see first which it was, and to tell
             raise SystemExit(1) from error
+        except KeyboardInterrupt:
+            if run.swept:  # the process that began the sweep tells
+                raise SystemExit(130) from None
+            raise
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from xent.cli.compose import CONFIGS, Run, where_configurations_are
+from xent.cli.compose import CONFIGS, Run, configuration_flags
 from xent.cli.paths import shown
 from xent.cli.together import from_first
 from xent.cli.torchrun import started_together
@@ -74,7 +74,7 @@ def how_to_go_on(folder: Path) -> str:
         return checkpoint.how_to_resume(shown(folder))
     job = HydraConfig.get()
     again = [override for override in job.overrides.task if not _is_harmless(override)]
-    return checkpoint.how_to_resume(shown(folder), *where_configurations_are(job), *again)
+    return checkpoint.how_to_resume(shown(folder), *configuration_flags(job), *again)
 
 
 def checkpoint_of(run: Run) -> dict[str, Any] | None:

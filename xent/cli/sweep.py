@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import tried_loss
-from xent.cli.compose import composed_run, searched_by_hydra, where_configurations_are
+from xent.cli.compose import composed_run, configuration_flags, searched_by_hydra
 from xent.cli.error_messages import errors_of_a_run
 from xent.cli.progress import Sweep
 from xent.cli.torchrun import started_together
@@ -29,7 +29,7 @@ KEYS_OF_A_TRIAL = ("loss", "precision", "loss_precision", "device", "data")  # o
 
 
 class BeginSweep(Callback):
-    """Refuses a sweep before the first run if a value or a loss of any of its runs is wrong; says how far it is."""
+    """Refuses a sweep before the first run if a value or a loss of any of its runs is wrong."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -50,6 +50,13 @@ class BeginSweep(Callback):
         print(f"{sweep.runs} runs of {alike} in {os.path.relpath(folder)}", flush=True)
 
 
+def _command(job: HydraConf) -> str:
+    """That of a sweep, to repeat it in another folder."""
+    flags, given = configuration_flags(job), job.overrides.hydra
+    how = [each for each in given if each not in flags and not each.startswith(("hydra.sweep.dir=", "hydra.mode="))]
+    return shlex.join(["python", "train.py", "-m", *flags, *job.overrides.task, *how])
+
+
 def _values(config: DictConfig) -> dict[str, list[str]]:
     """The overrides of a sweep by their keys; of one that is swept, each."""
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
@@ -65,13 +72,13 @@ def _values(config: DictConfig) -> dict[str, list[str]]:
 
 
 def _configurations(config: DictConfig, values: dict[str, list[str]]) -> Iterator[tuple[DictConfig, HydraConf]]:
-    """Configurations, and Hydra's own: every combination of a trial's keys, every other value beside one."""
+    """Configurations, and Hydra's own: every combination of a trial's keys, and every other value once."""
     loader = GlobalHydra.instance().config_loader()
     tried = [key for key in values if key.lstrip("+~").partition(".")[0] in KEYS_OF_A_TRIAL]
     combinations = [dict(zip(tried, each)) for each in product(*(values[key] for key in tried))]
-    for i in range(max([len(combinations), *map(len, values.values())])):
-        chosen = combinations[i % len(combinations)]
-        overrides = [chosen.get(key, each[i % len(each)]) for key, each in values.items()]
+    combinations += [{key: value} for key in values if key not in tried for value in values[key][1:]]
+    for chosen in combinations:
+        overrides = [chosen.get(key, each[0]) for key, each in values.items()]
         cfg = loader.load_sweep_config(config, overrides)
         hydra = cfg.hydra
         with open_dict(cfg):
@@ -94,9 +101,7 @@ class CompareRuns(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            flags = where_configurations_are(config.hydra)
-            command = shlex.join(["python", "train.py", "-m", *flags, *config.hydra.overrides.task])
-            compare([folder], self.by, self.reference, folder / self.output, command)
+            compare([folder], self.by, self.reference, folder / self.output, _command(config.hydra))
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
         except Exception as error:  # Hydra would make it a warning and end as if all were well
