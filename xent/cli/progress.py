@@ -22,8 +22,8 @@ Show = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
-class Sweep(metaclass=Singleton):  # which Hydra hands on to processes that it starts
-    """The sweep that this process is a part of, if it is of one."""
+class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processes that it starts
+    """The sweep that this process belongs to, if any."""
 
     runs: int = 0
     keys: tuple[str, ...] = ()  # the settings that are swept
@@ -53,7 +53,7 @@ def _duration(seconds: float) -> str:
 
 @contextmanager
 def progress(run: Run, steps: int) -> Iterator[Show]:
-    """A line that is gone in the end, with the run's last loss; silent where output is no terminal, or of many runs.
+    """A line that is gone in the end, with a run's last loss; none where several share a terminal, or there is none.
 
     Yields:
         a function that takes the number of steps made and scalars by their TensorBoard tags.
