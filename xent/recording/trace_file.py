@@ -38,7 +38,7 @@ def save(trace: Trace, folder: Path) -> None:
     }
     content = BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
-    write_whole(folder / FILE, content.getbuffer())
+    write_whole(folder / FILE, content)
 
 
 def _numpy(outputs: torch.Tensor) -> np.ndarray:

@@ -39,7 +39,7 @@ def save(folder: Path, training: Training, overrides: list[str], log: dict[str, 
     }
     whole = BytesIO()
     torch.save(content, whole)
-    write_whole(folder / FILE, whole.getbuffer(), previous=folder / PREVIOUS)
+    write_whole(folder / FILE, whole, previous=folder / PREVIOUS)
 
 
 def load(folder: Path) -> dict[str, Any] | None:

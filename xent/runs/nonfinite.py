@@ -30,7 +30,7 @@ def stop(folder: Path, training: Training, train: Split) -> Callable[[Step], Non
         kept = {"images": images, "target": target, "logits": seen.logits, "loss": loss}
         content = BytesIO()
         torch.save({name: each.detach().cpu() for name, each in kept.items()} | {"step": index + 1}, content)
-        write_whole(folder / FILE, content.getbuffer())
+        write_whole(folder / FILE, content)
         gradients = [p.grad.abs().max().item() for p in training.model.parameters() if p.grad is not None]
         late = "" if seen.number == index + 1 else f" when seen at step {seen.number}"
         raise Stopped(
