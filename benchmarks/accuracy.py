@@ -96,7 +96,8 @@ def print_parts(seeds: range) -> None:
     for overrides in PARTS:
         steps, accuracies, duration = ours(seeds, *overrides)
         found = mean(accuracies), stdev(accuracies) / len(seeds) ** 0.5
-        result.add_row(" ".join(overrides), str(steps), *(f"{each:.2%}" for each in found), f"{duration:.2f}")
+        changed = " ".join(overrides) or "as it is"
+        result.add_row(changed, str(steps), *(f"{each:.2%}" for each in found), f"{duration:.2f}")
     CONSOLE.print(result)
 
 

@@ -85,18 +85,20 @@ def table(title: str, *columns: str, device: torch.device) -> Table:
 
 
 def written(folder: Path, tag: str) -> list[float]:
-    """When a run wrote values of this tag for TensorBoard; of the empty one, when it wrote anything."""
+    """When a run began its event file, and then each value of this tag."""
     (file,) = folder.glob(f"{EVENTS}*")
-    events = EventFileLoader(str(file)).Load()
-    return [each.wall_time for each in events if not tag or any(value.tag == tag for value in each.summary.value)]
+    first, *events = EventFileLoader(str(file)).Load()
+    tagged = [each for each in events if any(value.tag == tag for value in each.summary.value)]
+    return [each.wall_time for each in (first, *tagged)]
 
 
 def run_seconds(folder: Path) -> float:
     """The time of a run from its first event to its last evaluation."""
-    return written(folder, "test/loss")[-1] - written(folder, "")[0]
+    times = written(folder, "test/loss")
+    return times[-1] - times[0]
 
 
 def steps_seconds(folder: Path) -> float:
     """The time of a run's steps from the first logged one to the last, without the evaluations after them."""
-    times = written(folder, "train/loss")
+    _, *times = written(folder, "train/loss")
     return times[-1] - times[0]

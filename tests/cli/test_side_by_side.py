@@ -47,9 +47,9 @@ def test_runs_of_a_parallel_sweep_do_not_disturb_each_other(tmp_path: Path) -> N
 @pytest.mark.parametrize("how", [[], SIDE_BY_SIDE, ["processes=2"]], ids=["one by one", "side by side", "processes"])
 def test_ctrl_c_ends_a_sweep_with_one_line(how: list[str], tmp_path: Path) -> None:
     into = f"hydra.sweep.dir={tmp_path / 'sweep'}"
-    swept = ["-m", "loss=torch", *small(nudge="0,1,2,3", max_steps=60), into]
+    swept = ["-m", "loss=torch", *small(nudge="0,1,2,3", max_steps=10_000, epochs=100), into]
     with subprocess.Popen(
-        [sys.executable, "train.py", *swept, "epochs=100", "max_steps=10000", *how],
+        [sys.executable, "train.py", *swept, *how],
         cwd=PROJECT,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
