@@ -19,12 +19,12 @@ compare: $(TRAIN) ## train with PyTorch's loss and with ours on MNIST: is it the
 test: $(DEV) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, while you work
+test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, in a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load -m 'not slow' \
-	  tests/losses tests/verdict tests/runs/test_traces.py tests/test_testing.py tests/test_testing_messages.py \
-	  tests/test_structure.py
+	  tests/losses tests/verdict tests/report tests/recording/test_trace.py tests/test_compare.py \
+	  tests/test_testing.py tests/test_testing_messages.py tests/test_structure.py
 
-test-versions: ## run every test with the oldest versions of all that is needed, and with the newest
+test-versions: ## run every test with the oldest supported versions, and with the newest
 	$(PYTHON) -m venv .versions
 	.versions/bin/python -m pip install --quiet uv
 	$(call tested,oldest,3.11,lowest-direct)
@@ -36,15 +36,15 @@ define tested
 OMP_NUM_THREADS=1 .versions/$(1)/bin/python -m pytest --numprocesses auto --dist loadfile
 endef
 
-torture: $(DEV) ## kill runs at random moments, go on with them, compare bit for bit
+torture: $(DEV) ## kill runs at random moments, resume them, compare bit for bit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_torture.py --kills 20
 
-bench: $(TRAIN) ## time everything that is waited for; device=cuda for a GPU
-	for table in start training accuracy switches growth proof loss; do \
+bench: $(TRAIN) ## time training, accuracy, the proof and the losses; device=cuda for a GPU
+	for table in training accuracy proof loss; do \
 	  $(BIN)/python -m benchmarks.$$table device=$(device) || exit; \
 	done
 
-cuda: ## run and measure everything on a GPU, in nine minutes and without a network, into docs/cuda.md
+cuda: ## check and measure everything on a GPU, in nine minutes and without a network, into docs/cuda.md
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.cuda
 
 tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
@@ -54,7 +54,7 @@ tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
 docs: $(DEV) ## write the lesson, its notebook, the verdict in README.md and the pictures anew
 	$(BIN)/python -m docs
 
-lint: $(DEV) ## check style, types and the order of the rooms
+lint: $(DEV) ## check style, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,9 +1,5 @@
 """Train a classifier with a loss of your choice: python train.py loss=scratch device=cuda"""
 
-import gc
-
-gc.disable()  # while importing: all of it stays, and looking for garbage in it would take a fifth of the time
-
 import sys
 import time
 from pathlib import Path
@@ -13,45 +9,56 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from xent.cli.build import build, load_data
-from xent.cli.callbacks import callbacks_of
-from xent.cli.compose import Run, register, run_of_job, write_configuration
-from xent.cli.error_messages import errors_of_a_command, errors_of_a_run
-from xent.cli.launch import launch
-from xent.cli.progress import print_result, print_start
-from xent.cli.resume import checkpoint_of, is_finished, resumed
-from xent.cli.together import together
-from xent.runs import checkpoint
+from xent.cli.accompany import accompanied
+from xent.cli.build import build
+from xent.cli.compose import Run, compose_run, register, write_configuration
+from xent.cli.distributed import from_rank_0, process_group
+from xent.cli.resume import is_finished, resumed
+from xent.cli.terminal import errors_of_a_command, errors_of_a_job, print_result, print_start
+from xent.recording.processes import rank
+from xent.training import checkpoint
+from xent.training.datasets import load
+from xent.training.device import make_deterministic
 from xent.training.loop import fit
 
-gc.enable()
 register()
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
-    with errors_of_a_run(Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN):
-        launch(train, run_of_job(cfg, job))
+    folder, is_swept = Path(job.runtime.output_dir), job.mode is RunMode.MULTIRUN
+    with errors_of_a_job(folder, is_swept):
+        train(compose_run(cfg, job, folder, is_swept))
 
 
 def train(run: Run) -> None:
-    """Train `run` to its end, from where its folder says that it is."""
-    with together(run):
-        saved = checkpoint_of(run)
-        if is_finished(run, saved):
+    """Train a run to its last step, from its newest checkpoint if it has one. A finished run is left as it is.
+
+    Raises:
+        BadInput: the run cannot be built, or its folder holds a run with other settings.
+        Stopped: the run had to stop; its last checkpoint is kept.
+    """
+    make_deterministic(run.device)
+    with process_group(run), checkpoint.locked(run.folder):
+        saved = from_rank_0(checkpoint.load(run.folder) if rank() == 0 else None)
+        changed = checkpoint.changed_settings(saved, run.settings, run.folder) if saved else {}
+        if from_rank_0(rank() == 0 and is_finished(run, saved, changed)):
             return
-        images, test_images = load_data(run, saved)
-        training = build(run, images)
+        train_images, test_images = load(run.config.data, run.device, run.dtype)
+        training = build(run, train_images)
         if saved:
-            checkpoint.restore(saved, training)
-        write_configuration(run)
-        print_start(run, training.recorder)
+            checkpoint.restore(saved, training, changed)
+        if rank() == 0:
+            write_configuration(run)
+            print_start(run, training.recorder)
         start = time.perf_counter()
-        with callbacks_of(run, training, images, saved) as (callbacks, newest):
-            fit(training, images, test_images, run.config.log_every, callbacks, run.config.test_every)
+        with accompanied(run, training, train_images, saved) as after_step:
+            for step in fit(training, train_images, test_images, run.config.log_every, run.config.test_every):
+                after_step(step)
         training.recorder.finish()
-        print_result(run, newest, training.recorder.steps, time.perf_counter() - start)
+        if rank() == 0:
+            print_result(run, training.recorder.trace, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """How exact the losses are, in units in the last place: python -m benchmarks.exactness
 
-Each loss and its gradient, row by row, against an oracle of higher precision: float64 for the types of up to 32 bits,
+Every loss and its gradient, row by row, against an oracle of higher precision: float64 for the types of up to 32 bits,
 mpmath with 50 digits for float64. A unit in the last place (ULP) is the distance from the exact value to the next
 number of the type, so a perfectly rounded result is off by at most 0.5. The largest and the mean error are printed.
 """
 
 from collections.abc import Callable, Iterator
 
-import mpmath
+import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import xent
+from benchmarks.measure import CONSOLE, arguments, table
 
-LOSSES = {"torch": cross_entropy, "scratch": xent.cross_entropy, "fused": xent.fused_cross_entropy}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "torch": cross_entropy,
+    "scratch": xent.cross_entropy,
+    "fused": xent.fused_cross_entropy,
+}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+STATISTICS: dict[str, Callable[[np.ndarray], float]] = {"largest": np.max, "mean": np.mean}
 mpmath.mp.dps = 50
 
 
-def cases(dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Names, logits `[N, C]` of `dtype` and targets `[N]`."""
+def cases(dtype: torch.dtype, elements: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Names, about so many logits `[N, C]` of `dtype`, and targets `[N]`."""
     generator = torch.Generator().manual_seed(0)
-    elements = 20_000 if dtype == torch.float64 else 200_000
 
     def normal(classes: int, scale: float) -> Tensor:
         rows = max(elements // classes, 1)
@@ -57,7 +60,8 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]:
 def oracle(logits: Tensor, target: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Losses `[N]` and their gradients `[N, C]`, exact to well beyond the type of the logits.
 
-    The terms of the target and of the others are kept apart, so that nothing cancels: `-log p_t = log1p(others / own)`.
+    The terms of the target and of the others are kept apart, so that nothing cancels:
+    `-log p_t = log1p(others / at_target)`.
     """
     z, exp, log1p = logits.double().numpy(), np.exp, np.log1p
     if logits.dtype == torch.float64:
@@ -66,61 +70,61 @@ def oracle(logits: Tensor, target: Tensor) -> tuple[np.ndarray, np.ndarray]:
     row = np.arange(len(z))
     distance = z.max(axis=1) - z[row, target]
     terms = exp(z - z.max(axis=1, keepdims=True))
-    own = terms[row, target]
-    terms[row, target] = 0 * own
+    at_target = terms[row, target]
+    terms[row, target] = 0 * at_target
     others = terms.sum(axis=1)
-    gradient = terms / (others + own)[:, None]
-    gradient[row, target] = -others / (others + own)
-    return log1p(others + (own - 1)) + distance, gradient
+    gradient = terms / (others + at_target)[:, None]
+    gradient[row, target] = -others / (others + at_target)
+    return log1p(others + (at_target - 1)) + distance, gradient
 
 
-def errors(found: Tensor, exact: np.ndarray) -> np.ndarray:
-    """How far each element is from the exact value, in units in the last place of that value."""
-    info = torch.finfo(found.dtype)
+def errors(computed: Tensor, exact: np.ndarray) -> np.ndarray:
+    """How far every element is from the exact value, in units in the last place of that value."""
+    info = torch.finfo(computed.dtype)
     approximately = np.abs(exact.astype(np.float64))
     _, exponent = np.frexp(approximately)
     ulp = np.maximum(np.ldexp(info.eps, exponent - 1), info.smallest_normal * info.eps)
-    overflowed = found.isinf().numpy() & (approximately >= info.max)  # rightly: the exact value is out of range
-    values = found.double().numpy()
+    overflowed = computed.isinf().numpy() & (approximately >= info.max)  # rightly: the exact value is out of range
+    values = computed.double().numpy()
     if exact.dtype == object:
         values = np.frompyfunc(mpmath.mpf, 1, 1)(values)
     return np.where(overflowed, 0, np.abs(values - exact) / ulp).astype(np.float64)
 
 
 def measure(loss: Callable[..., Tensor], logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses `[N]` and their gradients `[N, C]`."""
     logits = logits.clone().requires_grad_()
     losses = loss(logits, target, reduction="none")
     return losses.detach(), torch.autograd.grad(losses.sum(), logits)[0]
 
 
-def figures(found: list[np.ndarray]) -> list[float]:
-    """The largest error of each loss, then the mean error of each."""
-    return [statistic(error) for statistic in (np.max, np.mean) for error in found]
+def case_errors(logits: Tensor, target: Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The errors of the losses, and those of their gradients: an array for every loss function."""
+    exact_losses, exact_gradients = oracle(logits, target)
+    losses, gradients = zip(*(measure(loss, logits, target) for loss in LOSSES.values()))
+    return [errors(e, exact_losses) for e in losses], [errors(e, exact_gradients).ravel() for e in gradients]
 
 
 def main() -> None:
-    columns = [f"{name} {statistic}" for statistic in ("largest", "mean") for name in LOSSES]
-    summary = Table("all of the above", *columns, title="Error in ULP", title_justify="left")
-    console = Console(width=140)
+    (elements,) = arguments(elements="200000")
+    columns = [f"{name} {statistic}" for statistic in STATISTICS for name in LOSSES]
+    result = table("Error in ULP", "quantity", "logits", *columns, device=torch.device("cpu"))
     count = larger = 0
     for dtype in DTYPES:
+        number = int(elements) // (10 if dtype == torch.float64 else 1)  # mpmath takes long
+        by_case = {case: case_errors(logits, target) for case, logits, target in cases(dtype, number)}
         for i, quantity in enumerate(("loss", "gradient")):
-            title = f"{quantity} in {str(dtype).removeprefix('torch.')}"
-            table = Table("logits", *columns, title=f"Error of the {title}, in ULP", title_justify="left")
-            all_errors = []
-            for name, logits, target in cases(dtype):
-                exact = oracle(logits, target)[i]
-                found = [errors(measure(loss, logits, target)[i], exact).ravel() for loss in LOSSES.values()]
-                row = figures(found)
-                table.add_row(name, *(f"{figure:.3g}" for figure in row))
-                ours = [(figure, row[k - k % len(LOSSES)]) for k, figure in enumerate(row) if k % len(LOSSES)]
-                count += len(ours)
-                larger += sum(figure > theirs for figure, theirs in ours)
-                all_errors.append(found)
-            console.print(table)
-            summary.add_row(title, *(f"{f:.3g}" for f in figures([np.concatenate(e) for e in zip(*all_errors)])))
-    console.print(summary)
-    print(f"{larger} of the {count} figures of scratch and fused in the tables by case are larger than PyTorch's.")
+            rows = {case: both[i] for case, both in by_case.items()}
+            rows["all of these"] = [np.concatenate(arrays) for arrays in zip(*rows.values())]
+            for case, arrays in rows.items():
+                figures = [[statistic(array) for array in arrays] for statistic in STATISTICS.values()]
+                texts = (f"{figure:.3g}" for row in figures for figure in row)
+                result.add_row(f"{quantity}, {str(dtype).removeprefix('torch.')}", case, *texts)
+                if case in by_case:
+                    count += sum(len(ours) for _, *ours in figures)
+                    larger += sum(figure > pytorchs for pytorchs, *ours in figures for figure in ours)
+    CONSOLE.print(result)
+    print(f"{larger} of the {count} figures of scratch and fused in the table by case are larger than PyTorch's.")
 
 
 if __name__ == "__main__":

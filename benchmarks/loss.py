@@ -1,9 +1,11 @@
-"""Time and memory of the losses, side by side: python -m benchmarks.loss [device=cuda] [compiled=true]
+"""Time and memory of the losses: python -m benchmarks.loss [device=cuda] [compiled=true] [shapes=8192x128256,64x10]
 
-Forward and backward of each loss, as a ratio to `F.cross_entropy`, and of a plain copy of the logits as the floor. In
-every round each runs in turn, so that what disturbs the machine disturbs all; the median of the rounds' ratios is
-printed. Memory is the peak of what is allocated during a step, the gradient included, in multiples of the logits.
-`compiled=true` adds each loss under `torch.compile`, for one or two minutes more.
+Forward and backward of every loss in float32, over the time of `F.cross_entropy`, and of a plain copy of the logits as
+the floor. All take turns, so that what disturbs the machine disturbs all; a ratio is the median over the rounds. Memory
+is the peak of what is allocated during a step, the gradient included, in multiples of the logits.
+
+`compiled=true` adds every loss under `torch.compile`, for one or two minutes more. Without `shapes=`, a GPU also gets
+the logits of a language model, 8192 x 128256, which take 4 GB and up to 13 GB more.
 
 On Linux, most of the time of a large batch can be the system's, which takes large blocks of memory back and hands them
 out again; `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000` before the command keeps them.
@@ -18,34 +20,35 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import xent
-from benchmarks.measure import CONSOLE, interleaved, measured_device, option, ratio, seconds, table, typical
+from benchmarks.measure import CONSOLE, arguments, deterministic, interleaved, ratio, seconds, table, typical
 
 SHAPES = [(64, 10), (128, 10), (1024, 10), (8192, 10), (1024, 1000), (8192, 1000), (256, 32_000), (64, 128_256)]
+LARGE = 8192, 128_256
 ROUNDS = 15
 SECONDS_A_TURN = 0.02
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 Step = Callable[[], object]
+LOSSES: dict[str, Loss] = {
+    "torch": cross_entropy,
+    "article": xent.ArticleCrossEntropyLoss(),
+    "scratch": xent.cross_entropy,
+    "fused": xent.fused_cross_entropy,
+}
 
 
-def steps(logits: Tensor, target: Tensor, compiled: bool) -> dict[str, Step]:
-    """Forward and backward of each loss, by name."""
-    losses = {
-        "torch": cross_entropy,
-        "article": xent.ArticleCrossEntropyLoss(),
-        "scratch": xent.cross_entropy,
-        "fused": xent.fused_cross_entropy,
-    }
-    if compiled:
-        losses |= {f"{name} compiled": torch.compile(loss) for name, loss in losses.items()}
+def steps(logits: Tensor, target: Tensor, compiled: bool = False) -> dict[str, Step]:
+    """A function for every loss, which makes its forward and backward pass."""
+    losses = LOSSES | ({f"{name} compiled": torch.compile(loss) for name, loss in LOSSES.items()} if compiled else {})
 
-    def step(loss: Callable[[Tensor, Tensor], Tensor]) -> Step:
+    def step(loss: Loss) -> Step:
         def run() -> None:
             logits.grad = None
             loss(logits, target).backward()
 
         return run
 
-    return {"copy": lambda: logits.detach().clone()} | {name: step(loss) for name, loss in losses.items()}
+    return {name: step(loss) for name, loss in losses.items()}
 
 
 def peak_bytes(step: Step, device: torch.device) -> int:
@@ -73,30 +76,37 @@ def peak_in_logits(step: Step, logits: Tensor) -> float:
     return peak_bytes(step, logits.device) / (logits.numel() * logits.element_size())
 
 
+def measured(batch: int, classes: int, device: torch.device, compiled: bool) -> dict[str, tuple[float, float, float]]:
+    """Measure the losses of logits `[batch, classes]`, and a copy of the logits.
+
+    Returns:
+        the seconds of a step with every loss, these over PyTorch's, and the peak of memory in multiples of the logits.
+    """
+    logits = torch.randn(batch, classes, device=device, requires_grad=True)
+    target = torch.randint(classes, (batch,), device=device)
+    torch._dynamo.reset()
+    works = steps(logits, target, compiled) | {"copy": lambda: logits.detach().clone()}
+    for work in works.values():
+        work()  # compiles
+    repeats = {name: max(1, int(SECONDS_A_TURN / seconds(work, 3))) for name, work in works.items()}
+    rounds = interleaved(works, ROUNDS, repeats)
+    return {
+        name: (typical(rounds, name), ratio(rounds, name, "torch"), peak_in_logits(work, logits))
+        for name, work in works.items()
+    }
+
+
 def main() -> None:
-    device = measured_device()
-    compiled = option("compiled", "false") == "true"
-    names = list(steps(torch.zeros(1, 2), torch.zeros(1), compiled))
-    others = [name for name in names if name != "torch"]
-    times = table("Losses in float32, time over F.cross_entropy's", "batch x classes", "torch", *others, device=device)
-    losses = [name for name in names if name != "copy"]
-    memory = table("Peak memory beyond the logits, in multiples of them", "batch x classes", *losses, device=device)
-    for batch, classes in SHAPES:
-        logits = torch.randn(batch, classes, device=device, requires_grad=True)
-        target = torch.randint(classes, (batch,), device=device)
-        torch._dynamo.reset()
-        each = steps(logits, target, compiled)
-        for step in each.values():
-            step()  # compiles
-        repeats = {name: max(1, int(SECONDS_A_TURN / seconds(step, 3))) for name, step in each.items()}
-        rounds = interleaved(each, ROUNDS, repeats)
-        shape = f"{batch} x {classes}"
-        ratios = [f"{ratio(rounds, name, 'torch'):.2f}" for name in others]
-        times.add_row(shape, f"{typical(rounds, 'torch') * 1e6:.0f} us", *ratios)
-        peaks = [f"{peak_in_logits(each[name], logits):.1f}" for name in losses]
-        memory.add_row(shape, *peaks)
-    for each_table in (times, memory):
-        CONSOLE.print(each_table)
+    device_name, compiled, chosen = arguments(device="cpu", compiled="false", shapes="")
+    device = deterministic(device_name)
+    shapes = SHAPES if device.type == "cpu" else [*SHAPES, LARGE]
+    if chosen:
+        shapes = [(int(batch), int(classes)) for batch, classes in (shape.split("x") for shape in chosen.split(","))]
+    result = table("Losses", "batch x classes", "loss", "us", "time", "peak of memory", device=device)
+    for batch, classes in shapes:
+        for name, (time, over_torch, peak) in measured(batch, classes, device, compiled == "true").items():
+            result.add_row(f"{batch} x {classes}", name, f"{time * 1e6:.0f}", f"{over_torch:.2f}", f"{peak:.1f}")
+    CONSOLE.print(result)
 
 
 if __name__ == "__main__":

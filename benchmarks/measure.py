@@ -1,6 +1,5 @@
-"""Timings side by side, for the benchmarks."""
+"""What the benchmarks share: arguments, sweeps, timings side by side, and tables."""
 
-import os
 import subprocess
 import sys
 import time
@@ -8,39 +7,71 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from statistics import median
-from subprocess import PIPE
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from xent.recording.machine import machine
-from xent.recording.trace_file import EVENTS
-from xent.training.device import prepare
+from xent.compare import load_runs
+from xent.recording.settings import machine_settings
+from xent.recording.trace import Trace
+from xent.report.page import Rows, markdown_table
+from xent.training.device import choose_device, make_deterministic
 
 PROJECT = Path(__file__).parents[1]
 CONSOLE = Console(width=150)
 
 Work = Callable[[], object]
-Rounds = list[dict[str, float]]
+Rounds = list[dict[str, float]]  # seconds of every variant, round by round
 
 
-def option(name: str, default: str) -> str:
-    """The value of `name=value` on the command line."""
-    return dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument).get(name, default)
+def arguments(**defaults: str) -> list[str]:
+    """Parse the `name=value` arguments of the command line.
+
+    Args:
+        defaults: the arguments that the benchmark takes, and their defaults.
+
+    Returns:
+        the values, in the order of `defaults`.
+
+    Raises:
+        SystemExit: an argument has another name.
+    """
+    values = dict(defaults)
+    for argument in sys.argv[1:]:
+        name, _, value = argument.partition("=")
+        if name not in defaults:
+            expected = " ".join(f"{name}={default}" for name, default in defaults.items())
+            raise SystemExit(f"{argument}: expected {expected}, or another value of these")
+        values[name] = value
+    return list(values.values())
 
 
-def write_into(page: str, begin: str, text: str, end: str) -> None:
-    """Put a text between two lines of a page, in place of what is there; without a page, nowhere."""
+def write_into(page: str, begin: str, text: str) -> None:
+    """Replace the text between the line `begin` and the next `<!-- end -->` of a page; without a page, do nothing."""
     if page:
+        end = "<!-- end -->"
         before, _, rest = Path(page).read_text().partition(begin)
         Path(page).write_text(f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}")
 
 
-def measured_device() -> torch.device:
-    """The device to measure, by `device=...`, set up as for a training."""
-    return prepare(option("device", "cpu"))
+def as_markdown(title: str, rows: Rows) -> str:
+    """A section with a table."""
+    return f"## {title}\n\n{markdown_table(rows)}"
+
+
+def deterministic(device_name: str) -> torch.device:
+    """The device of a name, as train.py sets it up."""
+    device = choose_device(device_name)
+    make_deterministic(device)
+    return device
+
+
+def sweep(folder: str, *overrides: str) -> list[Trace]:
+    """Run `python train.py -m` with these overrides into a folder, and load the traces of its runs."""
+    command = [sys.executable, "train.py", "-m", *overrides, f"hydra.sweep.dir={folder}"]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return load_runs([Path(folder)])
 
 
 def seconds(work: Work, repeats: int = 1) -> float:
@@ -54,51 +85,25 @@ def seconds(work: Work, repeats: int = 1) -> float:
 
 
 def interleaved(variants: Mapping[str, Work], rounds: int, repeats: Mapping[str, int] | None = None) -> Rounds:
-    """Seconds of each way in each round; all take their turn, so that what disturbs the machine disturbs all."""
+    """Time all variants in turn, round by round, so that what disturbs the machine disturbs all of them."""
     return [
         {name: seconds(work, (repeats or {}).get(name, 1)) for name, work in variants.items()} for _ in range(rounds)
     ]
 
 
 def typical(rounds: Rounds, name: str) -> float:
-    return median(each[name] for each in rounds)
+    """The median of a variant's seconds."""
+    return median(times[name] for times in rounds)
 
 
 def ratio(rounds: Rounds, name: str, to: str) -> float:
-    """The median of the rounds' ratios."""
-    return median(each[name] / each[to] for each in rounds)
-
-
-def train(*overrides: str, **environment: str) -> str:
-    """What `python train.py` prints with these overrides on the measured device."""
-    command = [sys.executable, "train.py", *overrides, f"device={option('device', 'cpu')}"]
-    done = subprocess.run(command, cwd=PROJECT, check=True, stdout=PIPE, text=True, env=os.environ | environment)
-    return done.stdout
+    """The median of the rounds' ratios of one variant's time to another's."""
+    return median(times[name] / times[to] for times in rounds)
 
 
 def table(title: str, *columns: str, device: torch.device) -> Table:
-    """A table that says where and when it was measured."""
-    where = machine(device)
-    threads = f", {where['machine.threads']} threads" if device.type == "cpu" else ""
-    at = f"{where['machine.processor']}{threads}, PyTorch {where['machine.torch']}, {date.today()}"
-    return Table(*columns, title=f"{title}\n{at}")
-
-
-def written(folder: Path, tag: str) -> list[float]:
-    """When a run began its event file, and then each value of this tag."""
-    (file,) = folder.glob(f"{EVENTS}*")
-    first, *events = EventFileLoader(str(file)).Load()
-    tagged = [each for each in events if any(value.tag == tag for value in each.summary.value)]
-    return [each.wall_time for each in (first, *tagged)]
-
-
-def run_seconds(folder: Path) -> float:
-    """The time of a run from its first event to its last evaluation."""
-    times = written(folder, "test/loss")
-    return times[-1] - times[0]
-
-
-def steps_seconds(folder: Path) -> float:
-    """The time of a run's steps from the first logged one to the last, without the evaluations after them."""
-    _, *times = written(folder, "train/loss")
-    return times[-1] - times[0]
+    """An empty table that says where and when it was measured."""
+    settings = machine_settings(device)
+    threads = f", {settings['machine.threads']} threads" if device.type == "cpu" else ""
+    where = f"{settings['machine.processor']}{threads}, PyTorch {settings['machine.torch']}, {date.today()}"
+    return Table(*columns, title=f"{title}\n{where}")

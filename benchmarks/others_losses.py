@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 
 import torch
@@ -9,27 +10,28 @@ import torch
 from tests.helpers.right_losses import EVERY, RIGHT
 from tests.helpers.wrong_losses import WRONG
 from xent.recording.errors import BadInput
+from xent.report.page import Rows
 from xent.testing.same_learning import judge_learning
 from xent.training.task import Task
 from xent.verdict.judging import Judgement, Verdict
-from xent.verdict.tables import Rows
 
 
 def in_short(judgement: Judgement) -> str:
     """Decades above the floor, and the verdict where it is not `same within rounding`."""
     if judgement.verdict is Verdict.IDENTICAL:
         return "identical"
-    found = judgement.losses if judgement.verdict is Verdict.OTHER_VALUES else judgement.outputs
+    drift = judgement.losses if judgement.verdict is Verdict.OTHER_VALUES else judgement.outputs
     word = {Verdict.SAME: "", Verdict.COARSER: " coarser"}.get(judgement.verdict, f" {judgement.verdict}")
-    return f"{found.margin:+.2f}{word}"
+    return f"{drift.margin:+.2f}{word}"
 
 
 def judged(name: str, dtype: torch.dtype) -> str:
+    """The judgement of a loss in a precision; empty where it does not compute in that."""
     case = (RIGHT | WRONG)[name]
     if dtype not in case.dtypes:
         return ""
     try:
-        return in_short(judge_learning(case.loss, case.reference, Task(**{"classes": 10} | case.task), dtype))
+        return in_short(judge_learning(case.loss, case.reference, Task(dtype=dtype, **{"classes": 10} | case.task)))
     except BadInput:
         return "refused"
 
@@ -38,9 +40,10 @@ def others_losses() -> dict[str, Rows]:
     """Two tables, of right losses and of wrong ones, in the precisions that they are judged in."""
     titles = {"Right losses as others write them": RIGHT, "Wrong losses as others write them": WRONG}
     header = ["loss", *(str(dtype).removeprefix("torch.") for dtype in EVERY)]
+    cells = list(product(RIGHT | WRONG, EVERY))
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        waiting = {(name, dtype): pool.submit(judged, name, dtype) for name in RIGHT | WRONG for dtype in EVERY}
-        return {
-            title: [header, *([name, *(waiting[name, dtype].result() for dtype in EVERY)] for name in cases)]
-            for title, cases in titles.items()
-        }
+        texts = dict(zip(cells, pool.map(judged, *zip(*cells))))
+    return {
+        title: [header, *([name, *(texts[name, dtype] for dtype in EVERY)] for name in cases)]
+        for title, cases in titles.items()
+    }

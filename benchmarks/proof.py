@@ -1,34 +1,34 @@
-"""What the proof takes, and how it grows: python -m benchmarks.proof [device=cuda]
+"""How long the proof takes, and how that grows: python -m benchmarks.proof [device=cuda]
 
-Seconds of the whole command that `make compare` runs, with other seeds, nudges and models.
+Seconds of the whole command that `make compare` runs, and of smaller proofs with other seeds, nudges and models.
 """
 
 import tempfile
-from functools import partial
-from pathlib import Path
+import time
 
-from benchmarks.measure import CONSOLE, measured_device, seconds, table, train
-from xent.runs.traces import load_runs
+from benchmarks.measure import CONSOLE, arguments, deterministic, sweep, table
 
 SMALL = "loss=torch,scratch", "precision=float32"
-PROOFS = {
-    "as it is": (),
-    "two losses in float32: one seed, one nudge": (*SMALL, "seed=0", "nudge=0,1"),
-    "three seeds": (*SMALL, "nudge=0,1"),
-    "three nudges": (*SMALL, "seed=0", "nudge=0,1,2,3"),
-    "model=cnn": (*SMALL, "seed=0", "nudge=0,1", "model=cnn"),
+PROOFS: dict[str, tuple[str, ...]] = {
+    "all of it": (),
+    "two losses in float32, one seed, one nudge": (*SMALL, "seed=0", "nudge=0,1"),
+    "... three seeds": (*SMALL, "nudge=0,1"),
+    "... three nudges": (*SMALL, "seed=0", "nudge=0,1,2,3"),
+    "... model=cnn": (*SMALL, "seed=0", "nudge=0,1", "model=cnn"),
 }
 
 
 def main() -> None:
-    result = table(
-        "python train.py -m +experiment=proof", "proof", "runs", "seconds", "seconds a run", device=measured_device()
-    )
+    (device_name,) = arguments(device="cpu")
+    device = deterministic(device_name)
+    command = "python train.py -m +experiment=proof"
+    result = table(command, "proof", "runs", "seconds", "seconds a run", device=device)
     for name, overrides in PROOFS.items():
         with tempfile.TemporaryDirectory() as folder:
-            duration = seconds(partial(train, "-m", "+experiment=proof", *overrides, f"hydra.sweep.dir={folder}"))
-            runs = len(load_runs([Path(folder)]))
-        result.add_row(name, str(runs), f"{duration:.0f}", f"{duration / runs:.2f}")
+            start = time.perf_counter()
+            runs = len(sweep(folder, "+experiment=proof", f"device={device}", *overrides))
+            seconds = time.perf_counter() - start
+        result.add_row(name, str(runs), f"{seconds:.0f}", f"{seconds / runs:.2f}")
     CONSOLE.print(result)
 
 

@@ -1,135 +1,112 @@
-"""What training costs beyond its arithmetic: python -m benchmarks.training [device=cuda]
+"""What training costs beyond its arithmetic: python -m benchmarks.training [device=cuda] [steps=468] [rounds=5]
 
-The same steps on MNIST in several variants, over the time of the first:
+Steps of 128 images of MNIST, made in several ways that take turns:
 
-- floor: on one batch, with nothing else, for a third of an epoch;
-- fit: an epoch as `python train.py` runs it, with its data, TensorBoard events, parity and trace, by each loss;
-- DataLoader: batches as tutorials make them, by torchvision's data set, `ToTensor` and `Normalize`, with 0 workers and
-  with 2, which stay alive from round to round, for a few steps.
-
-The evaluation of the 10,000 test images, which ends an epoch, is timed apart.
+- floor: forward, backward and optimizer alone, on one batch;
+- fit: as `python train.py` makes them, with its data, TensorBoard events, parity and trace, by every loss;
+- DataLoader: as tutorials make them, by torchvision's data set, `ToTensor` and `Normalize`, in this process.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
+from torch.utils.tensorboard import SummaryWriter
 from torchvision import datasets, transforms
 
 import xent
-from benchmarks.measure import CONSOLE, PROJECT, Rounds, Work, interleaved, measured_device, ratio, table, typical
+from benchmarks.measure import CONSOLE, PROJECT, Rounds, arguments, deterministic, interleaved, ratio, table, typical
 from xent.recording import Recorder
-from xent.runs.event_file import RunLog
 from xent.training import models
 from xent.training.data import Split, batches
 from xent.training.datasets import Data, load
-from xent.training.evaluation import PROBE, evaluate
-from xent.training.loop import Callbacks, Training, fit
-from xent.training.parity import scalars
+from xent.training.diagnostics import scalars
+from xent.training.loop import PROBE, Training, fit
 
-MODELS = {
-    "mlp": partial(models.mlp, width=128),
-    "cnn": partial(models.cnn, width=24),
-    "resnet": partial(models.resnet, width=16),  # for other benchmarks
-}
-FLOOR, LOADED = 156, 20  # steps of the floor and with a DataLoader
-ROUNDS = 5
-LOSSES = {
+MODELS = {"mlp": partial(models.mlp, width=128), "cnn": partial(models.cnn, width=24)}
+LOSSES: dict[str, Callable[[], nn.Module]] = {
     "torch": nn.CrossEntropyLoss,
     "scratch": xent.CrossEntropyLossFromScratch,
     "fused": xent.FusedCrossEntropyLoss,
 }
 MNIST = Data("MNIST", str(PROJECT / "data"), mean=[0.1307], std=[0.3081])
 BATCH = 128
+EPOCH, ROUNDS = 468, 5
+LOADED = 20  # steps with a DataLoader, which takes long
 
 
 def model_and_optimizer(name: str, split: Split) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A model and its optimizer, as train.py sets them up; the same weights each time."""
+    """A model and its optimizer, as train.py sets them up; the same weights every time."""
     torch.manual_seed(0)
     model = MODELS[name](split.shape, split.classes)
-    model = model.to(split.labels.device, memory_format=torch.channels_last)
+    model = model.to(split.labels.device).to(memory_format=torch.channels_last)
     parameters = model.parameters()
     return model, torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 
 
-def plain(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
-) -> None:
-    """A training loop with nothing in it but what `loader` does to make a batch."""
-    device = next(model.parameters()).device
+def plain_loop(name: str, split: Split, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Train in a loop with nothing in it but the arithmetic, and what `loader` does to make a batch."""
+    model, optimizer = model_and_optimizer(name, split)
+    device = split.labels.device
     for images, target in loader:
-        value = loss(model(images.to(device)), target.to(device))
+        loss = cross_entropy(model(images.to(device)), target.to(device))
         optimizer.zero_grad()
-        value.backward()
+        loss.backward()
         optimizer.step()
 
 
-def fit_an_epoch(name: str, train: Split, test: Split, loss: str, steps: int | None = None) -> None:
+def fit_steps(name: str, train: Split, test: Split, loss: str, steps: int) -> None:
+    """Train as train.py does, with TensorBoard events in a temporary folder."""
     model, optimizer = model_and_optimizer(name, train)
-    steps, reference = steps or train.steps_per_epoch(BATCH), nn.CrossEntropyLoss()
-    training = Training(model, LOSSES[loss](), optimizer, Recorder(steps=steps), BATCH, seed=0)
-    with tempfile.TemporaryDirectory() as folder, RunLog(Path(folder), {}) as events:
-        callbacks = Callbacks(lambda step: events.write(step.number, scalars(step, model, reference)))
-        fit(training, train, test, log_every=20, callbacks=callbacks)
+    reference = nn.CrossEntropyLoss()
+    training = Training(model, LOSSES[loss](), optimizer, recorder := Recorder(steps=steps), BATCH, seed=0)
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        for step in fit(training, train, test, log_every=20):
+            if step.is_logged:
+                value = recorder.trace.losses[step.number - 1].item()
+                for tag, scalar in scalars(step, value, model, reference).items():
+                    writer.add_scalar(tag, scalar, step.number)
 
 
-def variants(name: str, train: Split, test: Split) -> dict[str, tuple[int, Work]]:
-    """Ways to make steps, by name: how many, and the work of them."""
-    epoch = train.steps_per_epoch(BATCH)
-    batch = next(batches(train, BATCH, seed=0, steps=1))
-    probe = replace(test, images=test.images[:PROBE], labels=test.labels[:PROBE])
+def tutorials_mnist() -> datasets.MNIST:
+    """The training images as tutorials load them, unpacked into a temporary folder; held in memory."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MNIST.mean, MNIST.std)])
-    dataset = Subset(datasets.MNIST(MNIST.root, transform=transform), range(LOADED * BATCH))
-    model, _ = model_and_optimizer(name, train)
-    found: dict[str, tuple[int, Work]] = {
-        "floor": (FLOOR, lambda: plain(*model_and_optimizer(name, train), repeat(batch, FLOOR)))
-    }
-    for loss in LOSSES:
-        found[f"fit, {loss}"] = epoch, partial(fit_an_epoch, name, train, probe, loss)
-    found["evaluation"] = epoch, lambda: evaluate(model, test)
-    for workers in (0, 2):
-        loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
-        found[f"DataLoader, {workers} workers"] = (
-            LOADED,
-            lambda loader=loader: plain(*model_and_optimizer(name, train), loader),
-        )
-    return found
+    with tempfile.TemporaryDirectory() as root:
+        shutil.copytree(Path(MNIST.root, "MNIST"), Path(root, "MNIST"))
+        return datasets.MNIST(root, transform=transform, download=True)
 
 
-def measured(name: str, device: torch.device, rounds: int = ROUNDS, only: tuple[str, ...] = ()) -> Rounds:
-    """Seconds of a step in each round of each variant, or of those named."""
-    found = {
-        each: work
-        for each, work in variants(name, *load(MNIST, device, torch.float32)).items()
-        if each in only or not only
-    }
-    for variant, (_, work) in found.items():
-        if not variant.startswith("fit"):  # the model is warm then, and an epoch takes long
-            work()
-    timed = interleaved({variant: work for variant, (_, work) in found.items()}, rounds)
-    return [{variant: time / found[variant][0] for variant, time in each.items()} for each in timed]
+def measured(name: str, device: torch.device, steps: int = EPOCH, rounds: int = ROUNDS) -> Rounds:
+    """Seconds a step of a model, in every round, for every way to make them."""
+    train, test = load(MNIST, device, torch.float32)
+    test = replace(test, images=test.images[:PROBE], labels=test.labels[:PROBE])
+    batch = next(batches(train, BATCH, seed=0, steps=1))
+    loaded = min(steps, LOADED)
+    loader = DataLoader(Subset(tutorials_mnist(), range(loaded * BATCH)), BATCH, shuffle=True)
+    ways = {"floor": partial(plain_loop, name, train, [batch] * steps)}
+    ways |= {f"fit, {loss}": partial(fit_steps, name, train, test, loss, steps) for loss in LOSSES}
+    ways["DataLoader"] = partial(plain_loop, name, train, loader)
+    ways["floor"]()  # warms up
+    counts = dict.fromkeys(ways, steps) | {"DataLoader": loaded}
+    return [{way: time / counts[way] for way, time in times.items()} for times in interleaved(ways, rounds)]
 
 
 def main() -> None:
-    device = measured_device()
-    columns = "model", "what", "ms a step", "ratio", "over fit, torch"
-    result = table("Training, time over the floor", *columns, device=device)
-    for name in ("mlp", "cnn"):
-        rounds = measured(name, device)
-        for variant in rounds[0]:
-            figures = ratio(rounds, variant, "floor"), ratio(rounds, variant, "fit, torch")
-            milliseconds = typical(rounds, variant) * 1e3
-            result.add_row(name, variant, f"{milliseconds:.3f}", *(f"{figure:.3f}" for figure in figures))
+    device_name, steps, rounds = arguments(device="cpu", steps=str(EPOCH), rounds=str(ROUNDS))
+    device = deterministic(device_name)
+    result = table("Training", "model", "way", "ms a step", "over the floor", "over fit, torch", device=device)
+    for model in MODELS:
+        times = measured(model, device, int(steps), int(rounds))
+        for way in times[0]:
+            ratios = (f"{ratio(times, way, to):.3f}" for to in ("floor", "fit, torch"))
+            result.add_row(model, way, f"{typical(times, way) * 1e3:.3f}", *ratios)
     CONSOLE.print(result)
 
 

@@ -1,97 +1,91 @@
-"""How good a judge the verdict is: python -m benchmarks.verdict [folder=FOLDER] [page=docs/verdict.md]
+"""How good a judge the verdict is: python -m benchmarks.verdict [models=mlp] [seeds=3] [folder=FOLDER] [page=FILE]
 
 Trains mlp, cnn and a narrow resnet on MNIST, in float32 and float64 with many seeds (twenty minutes on two cores), and
-judges by two nudges, as the commands of the README do. Traces are kept in a folder if one is given, and used again;
-the tables are written into a page if one is given.
+judges by two nudges, as the commands of the README do. Traces are kept in a folder if one is given, and used again; the
+tables are written into a page, docs/verdict.md.
 
 - false alarms: correct runs that are called different. The reference itself, nudged; and the correct changes of
-  benchmarks/changes.py. Over one seed and over three, each run in one comparison, with Wilson's 95 % interval;
+  benchmarks/changes.py. Over one seed and over three, every run in one comparison;
 - misses: the impostors, and gradients that are off by a factor 1 + error;
 - losses as others write them, right and wrong, in the precisions that they compute in.
 """
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from functools import partial
 from itertools import product
+from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import NormalDist
+from unittest.mock import patch
 
-import torch
-from scipy.stats import binomtest
-from torch import nn
-
-from benchmarks.changes import CHANGES, INSTRUCTIONS, MODELS, NOT_FOR, OTHER_INSTRUCTIONS, trained
-from benchmarks.measure import option, write_into
+from benchmarks.changes import CORRECT, GRADIENTS, IGNORED, IMPOSTORS, INSTRUCTIONS, MODELS, NOT_FOR, Settings, trained
+from benchmarks.measure import arguments, as_markdown, write_into
 from benchmarks.others_losses import in_short, others_losses
-from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
-from xent.recording.trace import Trace
+from xent.recording.trace import FILE, Trace, load, save
+from xent.report.page import Rows
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
-from xent.verdict.tables import Rows, as_markdown
 
 SEEDS = {"mlp": 72, "cnn": 24, "resnet": 12}
-COMPILED = 3  # seeds: compiling takes long
+FIRST = 3  # seeds that single changes are shown over; compiled runs and scaled gradients have no more
+STEPS = {"mlp": 64, "cnn": 32, "resnet": 32}
+STEPS_OF_IMPOSTORS = STEPS | {"resnet": 128}  # some bite only when it has become sure of a class
 NULLS = range(1, 7)  # nudges that take their turn as the candidate
 PRECISIONS = ("float32", "float64")
-LONGER = 128  # steps of the resnet with impostors, of which some bite only when it has become sure of a class
-ERRORS = [10.0**-power for power in range(10, 16)]
+OTHER_INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 WRONG = {Verdict.DIFFERENT, Verdict.OTHER_VALUES}
-BEGIN, END = "<!-- python -m benchmarks.verdict page=docs/verdict.md -->", "<!-- end -->"
-
-Job = tuple[str, str, int, str]  # model, precision, seed, what is trained
+BEGIN = "<!-- python -m benchmarks.verdict page=docs/verdict.md -->"
 
 
-def runs(job: Job) -> list[Trace]:
-    """The traces of a job, one after the other on one thread."""
-    model, precision, seed, what = job
-    torch.set_num_threads(1)
-    settings = {"model": model, "precision": precision, "seed": seed, "nudge": 0, "change": what}
-    reference = nn.CrossEntropyLoss()
-    if what in CHANGES:
-        return [trained(settings, reference)]
-    if what == "changes":
-        changes = [name for name in CHANGES if name not in (*NOT_FOR[model], INSTRUCTIONS, "compile")]
-        nudged = [settings | {"nudge": nudge, "change": "none"} for nudge in (0, *NULLS)]
-        return [trained(each, reference) for each in [*nudged, *(settings | {"change": name} for name in changes)]]
-    if what == "gradients":
-        scaled = {scaled_by(error): partial(gradient_scaled, by=error) for error in ERRORS}
-        return [trained(settings | {"change": name}, loss) for name, loss in scaled.items()]
-    settings |= {"steps": LONGER} if model == "resnet" else {}
-    ignoring = [settings | {"nudge": nudge, "change": "none"} for nudge in (0, 1, 2)]
-    traces = [trained(each, nn.CrossEntropyLoss(ignore_index=9)) for each in ignoring]
-    return traces + [trained(settings | {"change": name}, Impostor(name, ignore_index=9)) for name in MISTAKES]
+def all_settings(model: str, seeds: int) -> Iterator[Settings]:
+    """The settings of all runs of a model."""
+    for precision, seed in product(PRECISIONS, range(seeds)):
+        run: Settings = {"model": model, "precision": precision, "seed": seed, "nudge": 0, "change": "none"}
+        run |= {"steps": STEPS[model], "ignore_index": -100}
+        yield from (run | {"nudge": nudge} for nudge in (0, *NULLS))
+        changes = [name for name in CORRECT if name not in NOT_FOR[model] and (name != "compile" or seed < FIRST)]
+        if precision == "float64" and seed < FIRST:
+            changes += GRADIENTS
+        yield from (run | {"change": change} for change in changes)
+        if seed == 0:
+            run |= {"steps": STEPS_OF_IMPOSTORS[model], "ignore_index": IGNORED}
+            yield from (run | {"nudge": nudge} for nudge in (0, 1, 2))
+            yield from (run | {"change": change} for change in IMPOSTORS)
 
 
-def write_runs(job: Job, file: Path) -> None:
-    kept = ("settings", "losses", "step", "probes", "tests")
-    torch.save([{name: getattr(trace, name) for name in kept} for trace in runs(job)], file)
+def write_run(settings: Settings, folder: Path) -> None:
+    """Train, unless the folder holds the trace already."""
+    if not (folder / FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save(trained(settings), folder)
 
 
-def all_runs(jobs: Iterable[Job], folder: Path, **environment: str) -> dict[Job, list[Trace]]:
-    """The traces of every job, by processes on all cores with some environment, but for those that the folder holds."""
-    files = {job: folder / f"{'-'.join(map(str, job))}.pt" for job in jobs}
-    before = dict(os.environ)
-    os.environ.update(environment, OMP_NUM_THREADS="1")  # which a process has from its start
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        waiting = [pool.submit(write_runs, job, file) for job, file in files.items() if not file.exists()]
-        for each in waiting:
-            each.result()
-    os.environ.clear()
-    os.environ.update(before)
-    return {job: [Trace(**each) for each in torch.load(file, weights_only=True)] for job, file in files.items()}
+def all_runs(runs: list[Settings], folder: Path) -> list[Trace]:
+    """Train on all cores, and load the traces."""
+    folders = [folder / ",".join(map(str, settings.values())) for settings in runs]
+    for other in (False, True):  # instructions, which a process has from its start
+        chosen = [i for i, settings in enumerate(runs) if (settings["change"] == INSTRUCTIONS) is other]
+        environment = {"OMP_NUM_THREADS": "1"} | (OTHER_INSTRUCTIONS if other else {})
+        with patch.dict(os.environ, environment), ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+            list(pool.map(write_run, [runs[i] for i in chosen], [folders[i] for i in chosen]))
+    return [load(folder) for folder in folders]
 
 
-def scaled_by(error: float) -> str:
-    return f"1 + {error:.0e}"
+def having(traces: list[Trace], **settings: str | int) -> list[Trace]:
+    return [trace for trace in traces if settings.items() <= trace.settings.items()]
 
 
-def judged(candidates: list[Trace], references: list[Trace]) -> list[Judgement]:
-    """Judgements by the change, over all seeds and both precisions that are given."""
-    return judge(pairs([*references, *candidates], by="change", reference="none"))
+def references(traces: list[Trace], nudges: tuple[int, ...] = (0, 1, 2)) -> list[Trace]:
+    """The reference runs of these nudges."""
+    return [trace for nudge in nudges for trace in having(traces, change="none", nudge=nudge)]
+
+
+def judged(candidates: list[Trace], floor: list[Trace]) -> list[Judgement]:
+    """Judge every change, over all seeds and both precisions of the runs."""
+    return judge(pairs([*floor, *candidates], by="change", reference="none"))
 
 
 def as_candidate(trace: Trace) -> Trace:
@@ -100,108 +94,90 @@ def as_candidate(trace: Trace) -> Trace:
 
 
 def comparisons(traces: list[Trace], seeds: int) -> dict[str, list[Judgement]]:
-    """The judgements of correct runs of one model, over so many seeds at a time."""
-    found: dict[str, list[Judgement]] = {"a nudge of the reference": [], "a correct change": []}
+    """Judge the correct runs of one model, over so many seeds at a time."""
+    nudges, changes = [], []
     numbers = sorted({trace.settings["seed"] for trace in traces})
     for chosen in zip(*[iter(numbers)] * seeds):
-        here = [trace for trace in traces if trace.settings["seed"] in chosen]
-        of_nudge = {
-            n: [t for t in here if (t.settings["change"], t.settings["nudge"]) == ("none", n)] for n in (0, *NULLS)
-        }
+        runs = [trace for trace in traces if trace.settings["seed"] in chosen]
         for nudge in NULLS:
-            others = [n for n in (*NULLS, *NULLS) if n != nudge][nudge - 1 : nudge + 1]
-            floor = [trace for n in (0, *others) for trace in of_nudge[n]]
-            found["a nudge of the reference"] += judged([as_candidate(trace) for trace in of_nudge[nudge]], floor)
-        for change in CHANGES:
-            changed = [trace for trace in here if trace.settings["change"] == change]
+            two_others = [other for other in (*NULLS, *NULLS) if other != nudge][nudge - 1 : nudge + 1]
+            candidates = [as_candidate(trace) for trace in references(runs, (nudge,))]
+            nudges += judged(candidates, references(runs, (0, *two_others)))
+        for change in CORRECT:
+            changed = having(runs, change=change)
             if len({trace.settings["seed"] for trace in changed}) == seeds:
-                found["a correct change"] += judged(changed, [trace for n in (0, 1, 2) for trace in of_nudge[n]])
-    return found
+                changes += judged(changed, references(runs))
+    return {"a nudge of the reference": nudges, "a correct change": changes}
 
 
-def false_alarms(by_model: dict[str, list[Trace]]) -> Rows:
-    rows = [
-        [
-            "correct runs",
-            "seeds",
-            "comparisons",
-            "wrong",
-            "95 % interval",
-            "coarser",
-            "identical",
-            "wrong by one precision",
-        ]
-    ]
-    for seeds in (1, 3):
-        by_kind = [comparisons(traces, seeds) for traces in by_model.values()]
-        for kind in by_kind[0]:
-            found = [judgement for each in by_kind for judgement in each[kind]]
-            differing = [each for each in found if each.verdict is not Verdict.IDENTICAL]
-            wrong = sum(each.verdict in WRONG for each in differing)
-            coarser = sum(each.verdict is Verdict.COARSER for each in differing)
-            alone = sum(replace(each, other_precision=None).verdict in WRONG for each in differing)
-            interval = binomtest(wrong, len(differing)).proportion_ci(method="wilson")
-            rate = f"{interval.low:.1%} to {interval.high:.1%}"
-            counts = str(coarser), str(len(found) - len(differing)), str(alone)
-            rows.append([kind, str(seeds), str(len(differing)), str(wrong), rate, *counts])
+def wilson_interval(wrong: int, count: int) -> str:
+    """Wilson's 95 % interval of a rate."""
+    z = NormalDist().inv_cdf(0.975)
+    middle, width = wrong + z * z / 2, z * sqrt(wrong * (count - wrong) / count + z * z / 4)
+    return " to ".join(f"{bound / (count + z * z):.1%}" for bound in (middle - width, middle + width))
+
+
+def false_alarms(by_model: dict[str, list[Trace]], seeds: int) -> Rows:
+    """A row for the nudged references and one for the correct changes, over so many seeds at a time."""
+    rows = []
+    by_kind = [comparisons(traces, seeds) for traces in by_model.values()]
+    for kind in by_kind[0]:
+        verdicts = [judgement.verdict for judgements in by_kind for judgement in judgements[kind]]
+        identical, coarser = verdicts.count(Verdict.IDENTICAL), verdicts.count(Verdict.COARSER)
+        wrong, count = sum(verdict in WRONG for verdict in verdicts), len(verdicts) - identical
+        interval = wilson_interval(wrong, count) if count else ""
+        rows.append([kind, str(seeds), str(count), str(wrong), interval, str(coarser), str(identical)])
     return rows
 
 
-def changes(by_model: dict[str, list[Trace]]) -> Rows:
-    """Each correct change over the first three seeds."""
-    found = {}
+def decades(by_model: dict[str, list[Trace]], changes: Iterable[str], precisions: tuple[str, ...]) -> Rows:
+    """A row for every change: how far above the floor it is, over the first seeds."""
+    cells = {}
     for model, traces in by_model.items():
-        first = [trace for trace in traces if trace.settings["seed"] < 3]
-        references = [t for t in first if t.settings["change"] == "none" and t.settings["nudge"] <= 2]
-        for each in judged([trace for trace in first if trace.settings["change"] != "none"], references):
-            found[model, each.settings["precision"], each.settings["change"]] = in_short(each)
-    places = list(product(MODELS, PRECISIONS))
-    rows = [["correct change", *(f"{model}, {precision}" for model, precision in places)]]
-    return rows + [[change, *(found.get((*place, change), "") for place in places)] for change in CHANGES]
+        first = [t for t in traces if t.settings["seed"] < FIRST and t.settings["precision"] in precisions]
+        changed = [trace for trace in first if trace.settings["change"] in changes]
+        for judgement in judged(changed, references(first)):
+            cells[model, judgement.settings["precision"], judgement.settings["change"]] = in_short(judgement)
+    columns = list(product(by_model, precisions))
+    rows = [["change", *(f"{model}, {precision}" for model, precision in columns)]]
+    return rows + [[change, *(cells.get((*column, change), "") for column in columns)] for change in changes]
 
 
-def misses(impostors: dict[Job, list[Trace]]) -> Rows:
+def misses(traces: list[Trace]) -> Rows:
+    """How many impostors are caught, and which are not."""
     rows = [["model", "precision", "impostors caught", "missed"]]
-    for model, precision in product(MODELS, PRECISIONS):
-        found = judge(pairs(impostors[model, precision, 0, "impostors"], by="change", reference="none"))
-        missed = [each.settings["change"] for each in found if each.verdict not in WRONG]
-        rows.append([model, precision, f"{len(found) - len(missed)} of {len(found)}", ", ".join(missed)])
+    settings = {(trace.settings["model"], trace.settings["precision"]): None for trace in traces}
+    for model, precision in settings:
+        runs = having(traces, model=model, precision=precision)
+        judgements = judged([trace for trace in runs if trace.settings["change"] in IMPOSTORS], references(runs))
+        missed = [judgement.settings["change"] for judgement in judgements if judgement.verdict not in WRONG]
+        caught = f"{len(judgements) - len(missed)} of {len(judgements)}"
+        rows.append([model, precision, caught, ", ".join(missed)])
     return rows
 
 
-def smallest_errors(gradients: dict[Job, list[Trace]], by_model: dict[str, list[Trace]]) -> Rows:
-    names = [scaled_by(error) for error in ERRORS]
-    rows = [["gradient times", *names]]
-    for model, traces in by_model.items():
-        plain = [t for t in traces if (t.settings["change"], t.settings["precision"]) == ("none", "float64")]
-        references = [t for t in plain if t.settings["seed"] < 3 and t.settings["nudge"] <= 2]
-        scaled = [trace for seed in range(3) for trace in gradients[model, "float64", seed, "gradients"]]
-        by_change = {each.settings["change"]: each for each in judged(scaled, references)}
-        rows.append([model, *(in_short(by_change[name]) for name in names)])
-    return rows
+def tables(folder: Path, seeds: dict[str, int]) -> dict[str, Rows]:
+    """Train so many seeds of every model into a folder, and judge; tables by their titles."""
+    runs = [settings for model, count in seeds.items() for settings in all_settings(model, count)]
+    traces = all_runs(runs[::-1], folder)[::-1]  # those that take longest first
+    by_model = {model: having(traces, model=model, ignore_index=-100) for model in seeds}
+    header = ["correct runs", "seeds", "comparisons", "wrong", "95 % interval", "coarser", "identical"]
+    return {
+        "Correct runs called wrong": [header, *false_alarms(by_model, 1), *false_alarms(by_model, FIRST)],
+        "Correct changes, over three seeds": decades(by_model, CORRECT, PRECISIONS),
+        "Impostors, over one seed": misses(having(traces, ignore_index=IGNORED)),
+        "Gradients times a factor, over three seeds": decades(by_model, GRADIENTS, ("float64",)),
+    }
 
 
 def main() -> None:
+    models, seeds, kept, page = arguments(models=",".join(MODELS), seeds=str(max(SEEDS.values())), folder="", page="")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(option("folder", temporary))
-        folder.mkdir(parents=True, exist_ok=True)
-        places = list(product(reversed(MODELS), reversed(PRECISIONS)))  # those that take longest first
-        every = [(model, precision, seed, "changes") for model, precision in places for seed in range(SEEDS[model])]
-        compiled = [(*place, seed, "compile") for place in places for seed in range(COMPILED)]
-        gradients = all_runs([(model, "float64", seed, "gradients") for model in MODELS for seed in range(3)], folder)
-        impostors = all_runs([(*place, 0, "impostors") for place in places], folder)
-        correct = all_runs([*every, *compiled], folder)
-        correct |= all_runs([(*job[:3], INSTRUCTIONS) for job in every], folder, **OTHER_INSTRUCTIONS)
-    by_model = {model: [t for job, traces in correct.items() if job[0] == model for t in traces] for model in MODELS}
-    tables = {
-        "Correct runs called wrong": false_alarms(by_model),
-        "Correct changes, over three seeds": changes(by_model),
-        "Impostors, over one seed": misses(impostors),
-        "A gradient that is a little off, in float64, over three seeds": smallest_errors(gradients, by_model),
-    } | others_losses()
-    text = "\n".join(as_markdown(title, rows) for title, rows in tables.items())
+        counts = {model: min(SEEDS[model], int(seeds)) for model in models.split(",")}
+        sections = tables(Path(kept or temporary), counts) | others_losses()
+    text = "\n".join(as_markdown(title, rows) for title, rows in sections.items())
     print(text)
-    write_into(option("page", ""), BEGIN, text, END)
+    write_into(page, BEGIN, text)
 
 
 if __name__ == "__main__":

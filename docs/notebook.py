@@ -1,62 +1,65 @@
-"""docs/cross-entropy.ipynb: the lesson as a notebook, made of its page, executed, with what its cells print."""
+"""The lesson as a notebook: its code runs there, and its output is written into the page and into the .ipynb."""
 
+# mypy: disable-error-code="no-untyped-call"
 import re
-from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-DOCS = Path(__file__).parent
+from docs.cross_entropy import DOCS
+
 PAGE, NOTEBOOK = DOCS / "cross-entropy.md", DOCS / "cross-entropy.ipynb"
-SETUP = """import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-import xent"""
-CODE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)
+# Code, and what it prints. Code right under a mark is quoted, and does not run by itself.
+BLOCK = re.compile(r"(?<! -->\n)^```python\n(.*?)^```\n(?:\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)
 MATH = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MARK = re.compile(r"^<!-- \[\[\[.*?\]\]\] -->\n", re.MULTILINE)
+MARK = re.compile(r"^<!-- .*? -->\n", re.MULTILINE)
 
 
-def cells() -> list[NotebookNode]:
-    """The page in cells: its prose, and its code without what that prints."""
-    page = MARK.sub("", PAGE.read_text())
-    title, rest = page.split("\n\n", 1)
-    found, end = [new_markdown_cell(title), new_code_cell(SETUP)], 0
-    for block in CODE.finditer(rest):
-        found += [_prose(rest[end : block.start()]), _code(block[1])]
-        end = block.end()
-    found = [cell for cell in [*found, _prose(rest[end:])] if cell.source]
-    for number, cell in enumerate(found):
-        cell.id = f"cell-{number}"  # else drawn anew each time
-    return found
+def executed(page: str) -> NotebookNode:
+    """Run a page as a notebook.
 
+    Returns:
+        a cell of prose or code for every stretch of the page, with its output.
 
-def _prose(text: str) -> NotebookNode:
-    return new_markdown_cell(MATH.sub(r"$$\n\1$$", text).strip())
-
-
-def _code(source: str) -> NotebookNode:
-    """A cell that runs; what is a part of a function, and so does not, is shown as prose."""
-    try:
-        compile(source, PAGE.name, "exec")
-    except SyntaxError:  # a return outside of its function
-        return new_markdown_cell(f"```python\n{source}```")
-    return new_code_cell(source.rstrip())
-
-
-def executed() -> NotebookNode:
-    """The notebook with the output of every cell. CellExecutionError if one fails."""
+    Raises:
+        CellExecutionError: a block of code fails.
+    """
+    cells = []
+    for number, text in enumerate(BLOCK.split(page)):  # prose and code by turns
+        if number % 2 == 1:
+            cells.append(new_code_cell(text.rstrip()))
+        elif prose := MATH.sub(r"$$\n\1$$", MARK.sub("", text)).strip():
+            cells.append(new_markdown_cell(prose))
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # else drawn anew every time
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=cells(), metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(DOCS.parent)}}).execute()
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # when it ran
-    notebook.metadata.language_info = {"name": "python"}
+    notebook: NotebookNode = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    resources = {"metadata": {"path": str(DOCS.parent)}}
+    # One stream a cell, and no times, so that the notebook is the same whenever it runs
+    NotebookClient(notebook, timeout=120, coalesce_streams=True, record_timing=False, resources=resources).execute()
+    notebook.metadata.language_info = {"name": "python"}  # without the version of Python
     return notebook
 
 
+def printed(cell: NotebookNode) -> str:
+    return "".join(output.text for output in cell.get("outputs", []) if output.output_type == "stream")
+
+
+def with_output(page: str, notebook: NotebookNode) -> str:
+    """A page with the output of its notebook's cells under its blocks of code."""
+    cells = (cell for cell in notebook.cells if cell.cell_type == "code")
+
+    def block(match: re.Match[str]) -> str:
+        output = printed(next(cells))
+        return f"```python\n{match[1]}```\n" + (f"\n```text\n{output}```\n" if output else "")
+
+    return BLOCK.sub(block, page)
+
+
 def main() -> None:
-    nbformat.write(executed(), NOTEBOOK)
+    page = PAGE.read_text()
+    notebook = executed(page)
+    nbformat.write(notebook, NOTEBOOK)
+    PAGE.write_text(with_output(page, notebook))

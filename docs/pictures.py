@@ -3,40 +3,39 @@
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from docs.cross_entropy import slopes
-
-MARKED = {0.99: (-80, 18), 0.5: (8, 8), 0.1: (8, 8), 0.01: (8, 8)}  # and where the label stands, in points from there
+LABELS = {0.99: (-80, 18), 0.5: (8, 8), 0.1: (8, 8), 0.01: (8, 8)}  # and their offsets from the point, in points
+P = torch.linspace(0.002, 0.998, 499, dtype=torch.float64)
 
 
 def surprise() -> Figure:
-    """The surprise over the probability of what came."""
-    figure, axes, p = _over_p("surprise, -log p")
-    axes.plot(p, -p.log(), color="black")
-    for at, offset in MARKED.items():
-        value = -torch.tensor(at).log().item()
-        axes.plot(at, value, "ko")
-        axes.annotate(f"p = {at:g}: {value:.2f}", (at, value), offset, textcoords="offset points")
+    """The surprise over the probability of the true class."""
+    figure, axes = over_p("surprise, -log p")
+    axes.plot(P, -P.log(), color="black")
+    for p, offset in LABELS.items():
+        value = -torch.tensor(p).log().item()
+        axes.plot(p, value, "ko")
+        axes.annotate(f"p = {p:g}: {value:.2f}", (p, value), offset, textcoords="offset points")
     axes.set_ylim(-0.2, 6)
     return figure
 
 
 def derivatives() -> Figure:
-    """How much the logit of what came is told to grow, of two classes, by cross entropy and by the squared error."""
-    figure, axes, p = _over_p("how much its logit is told to grow")
-    for label, slope, style in zip(("cross entropy", "half the squared error"), slopes(p), ("-", "--")):
-        axes.plot(p, slope.abs(), style, label=label)
+    """How much the logit of the true class, of two, is told to grow, by cross entropy and by the squared error."""
+    figure, axes = over_p("how much its logit is told to grow")
+    axes.plot(P, 1 - P, "-", label="cross entropy")
+    axes.plot(P, 2 * P * (1 - P) ** 2, "--", label="half the squared error")
     axes.legend()
     return figure
 
 
-def _over_p(what: str) -> tuple[Figure, Axes, Tensor]:
+def over_p(quantity: str) -> tuple[Figure, Axes]:
+    """An empty picture of a quantity over the probability of the true class."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="p, given to the true class", ylabel=what)
+    axes.set(xlabel="p, given to the true class", ylabel=quantity)
     axes.grid(alpha=0.3)
-    return figure, axes, torch.linspace(0.002, 0.998, 499, dtype=torch.float64)
+    return figure, axes
 
 
 PICTURES = {"surprise.png": surprise, "slopes.png": derivatives}

@@ -13,7 +13,8 @@ class RecordedTrainer(Trainer):
 
     def __init__(self, recorder: Recorder, fixed_inputs: dict[str, Tensor], **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.recorder, self.parts = recorder, []
+        self.recorder, self.parts = recorder, list[Tensor]()
+        assert self.model is not None
         recorder.nudge(self.model)
         self.add_callback(Record(self, fixed_inputs))
 
@@ -26,9 +27,9 @@ class Record(TrainerCallback):
     def __init__(self, trainer: RecordedTrainer, fixed_inputs: dict[str, Tensor]) -> None:
         self.trainer, self.inputs = trainer, fixed_inputs
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         loss = sum(self.trainer.parts)  # several a step, each its share, where gradients are accumulated
-        self.trainer.recorder.step(loss, probe=lambda: model(**self.inputs)["logits"])
+        self.trainer.recorder.step(loss, probe=lambda: others["model"](**self.inputs)["logits"])
         self.trainer.parts.clear()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:

@@ -12,7 +12,7 @@ class Record(Callback):
     """For batches that are lists of tensors, as Lightning makes them, and a training_step that returns the loss."""
 
     def __init__(self, recorder: Recorder, fixed_inputs: Tensor) -> None:
-        self.recorder, self.inputs, self.parts = recorder, fixed_inputs, []
+        self.recorder, self.inputs, self.parts = recorder, fixed_inputs, list[Tensor]()
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.recorder.nudge(module)

@@ -57,7 +57,8 @@ class Block(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class Transformer(nn.Module):
@@ -74,7 +75,8 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.blocks(self.embedding(inputs) + self.position.weight)
+        features: Tensor = self.blocks(self.embedding(inputs) + self.position.weight)
+        return features
 
 
 def from_logits(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:

@@ -29,7 +29,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write_text(file.read_text() + code)
         else:
             file.write_text((IMPORTS if file.suffix == ".py" else "") + code)
-    write_mnist(copy / "data", "KMNIST")
+    published = write_mnist(copy / "data", "KMNIST")
+    with (copy / "xent" / "training" / "datasets.py").open("a") as file:  # which checks archives by what was published
+        file.write(f"\ntorchvision.datasets.KMNIST.resources = {published['resources']}\n")
     return copy
 
 

@@ -1,7 +1,6 @@
-"""docs/cross-entropy.md: what it shows is what is printed and drawn now."""
+"""docs/cross-entropy.md: its tables and pictures are what is computed now. Its code is run in test_notebook.py."""
 
 import re
-import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -9,28 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from docs.__main__ import DOCS, PAGE, renew
-from docs.cross_entropy import on_a_gpu
+from docs.cross_entropy import DOCS, on_a_gpu, renewed
+from docs.notebook import BLOCK, PAGE
 from docs.pictures import DPI, PICTURES
 
 GALLERY = "## A gallery of impostors"
 
 
 @pytest.fixture(scope="module")
-def renewed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    page = tmp_path_factory.mktemp("docs") / PAGE.name
-    shutil.copy(PAGE, page)
-    renew(page)
-    return page.read_text()
+def renewed_page() -> str:
+    return renewed(PAGE.read_text())
 
 
-def test_every_number_is_what_is_printed_now(renewed: str) -> None:
-    assert renewed.partition(GALLERY)[0] == PAGE.read_text().partition(GALLERY)[0]
+def test_code_is_quoted_as_it_is_now(renewed_page: str) -> None:
+    before, _, _ = PAGE.read_text().partition(GALLERY)
+    assert renewed_page.partition(GALLERY)[0] == before
+    assert before.count("<!-- begin ") == 2
 
 
-def test_every_impostor_is_judged_as_it_stands_there(renewed: str) -> None:
+def test_every_impostor_is_judged_as_it_stands_there(renewed_page: str) -> None:
     """To half a decade: the floor, and what only rounding makes differ, are the processor's."""
-    new, old = (text.partition(GALLERY)[2] for text in (renewed, PAGE.read_text()))
+    new, old = (text.partition(GALLERY)[2] for text in (renewed_page, PAGE.read_text()))
     number = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?= \|)")
     assert number.sub("", new) == number.sub("", old)
     assert old.count("| different |") == old.count("\n| `") >= 19
@@ -40,10 +38,9 @@ def test_every_impostor_is_judged_as_it_stands_there(renewed: str) -> None:
 
 
 def test_nothing_is_typed_in_by_hand() -> None:
-    """Every block of code and every table is between cog's markers."""
-    by_hand = re.sub(
-        r"^<!-- \[\[\[cog .*?^<!-- \[\[\[end\]\]\] -->", "", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE
-    )
+    """Every block of code and every table is between marks, or is run for its output."""
+    marked = r"^<!-- begin \w+ -->.*?^<!-- end -->"
+    by_hand = BLOCK.sub("", re.sub(marked, "", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE))
     assert "```text" not in by_hand
     assert "```python" not in by_hand
     assert "\n|" not in by_hand
@@ -65,9 +62,8 @@ def test_pictures_bring_their_own_ground() -> None:
         assert picture.getextrema()[3] == (255, 255), f"{file.name} is transparent"
 
 
-def test_the_readme_says_what_was_found_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    on_a_gpu()
-    assert capsys.readouterr().out in (DOCS.parent / "README.md").read_text()
+def test_the_readme_says_what_was_found_on_a_gpu() -> None:
+    assert f"<!-- begin on_a_gpu -->\n{on_a_gpu()}<!-- end -->" in (DOCS.parent / "README.md").read_text()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -4,16 +4,12 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from docs.notebook import NOTEBOOK, PAGE, executed
+from docs.notebook import NOTEBOOK, PAGE, executed, printed, with_output
 
 
 @pytest.fixture(scope="module")
 def notebook() -> NotebookNode:
-    return executed()
-
-
-def printed(cell: NotebookNode) -> str:
-    return "".join(output.text for output in cell.get("outputs", []) if output.output_type == "stream")
+    return executed(PAGE.read_text())
 
 
 def test_it_is_what_is_stored(notebook: NotebookNode) -> None:
@@ -25,9 +21,16 @@ def test_it_is_what_is_stored(notebook: NotebookNode) -> None:
 
 def test_it_has_the_code_of_the_page_and_prints_what_stands_there(notebook: NotebookNode) -> None:
     page = PAGE.read_text()
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
-    assert len(code) >= 6
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) >= 14
     for cell in code:
         assert f"```python\n{cell.source}\n" in page
         assert not printed(cell) or f"```text\n{printed(cell)}```" in page
-    assert not any("[[[" in cell.source or "```math" in cell.source for cell in notebook.cells)
+    assert with_output(page, notebook) == page
+    assert not any("<!--" in cell.source or "```math" in cell.source for cell in notebook.cells)
+
+
+def test_output_that_is_out_of_date_is_replaced() -> None:
+    page = "# A page\n\n```python\nprint(1 + 1)\n```\n\n```text\n3\n```\n\nProse.\n\n```python\nx = 1\n```\n"
+    fresh = with_output(page, executed(page))
+    assert fresh == page.replace("3", "2")

@@ -1,99 +1,130 @@
-"""The command that judges runs: `python -m xent.compare RUN...`, exit 0 same, 1 different, 2 not comparable."""
+"""Judge runs: `python -m xent.compare RUN...`, with exit code 0 for same, 1 for different, 2 for not comparable."""
 
 import argparse
+import json
 import os
 import shlex
 import sys
 import traceback
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-
-import yaml
+from urllib.parse import unquote
 
 from xent.recording.errors import BadInput
-from xent.recording.trace import Trace
-from xent.runs.hydra_grammar import quoted
-from xent.runs.traces import SWEEP, common_parent, load_runs
-from xent.verdict.judging import Verdict, judge
+from xent.recording.trace import FILE, Trace, load
+from xent.report import tensorboard
+from xent.report.page import page
+from xent.report.picture import draw
+from xent.report.summary import Summary, exit_code, summarise
+from xent.report.terminal import print_summary
+from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
-from xent.verdict.report import report
+
+SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
+CHECKPOINT = "checkpoint.pt"
 
 
 def compare(
     folders: list[Path], by: str = "loss", reference: str | None = None, output: Path | None = None, command: str = ""
 ) -> int:
-    """Judge the runs in these folders, print and write the report. BadInput if they cannot be compared.
+    """Judge the runs in these folders, print the verdicts and write the report.
 
     Args:
-        by, reference: see xent.verdict.matching.pairs.
-        output: where to write the report; by default `comparison` in the folder of a sweep, or a new folder beside runs
-            that are of none.
+        folders: of runs, or of sweeps; see `load_runs`.
+        by: the setting that is compared; see xent.verdict.matching.pairs.
+        reference: its value in the reference runs; see there.
+        output: the folder of the report. Defaults to `comparison` in the folder of a sweep, or to a new folder beside
+            runs that belong to no sweep.
         command: what was typed, for the report.
 
     Returns:
-        0 if every candidate is the same as its reference, if within rounding; 1 if one learns differently or reports
-        other values; 2 if there is no floor to judge by, or neither learned anything.
+        the exit code; see xent.report.summary.exit_code.
+
+    Raises:
+        BadInput: the runs cannot be compared.
     """
     traces = load_runs(folders)
-    found = pairs(traces, by, reference)
-    judgements = judge(found)
-    report(judgements, output or _beside(common_parent(traces)), by, command)
-    without_floor = [each.pairs[0].reference for each in judgements if each.verdict is Verdict.NO_FLOOR]
-    if without_floor and not (without_floor[0].folder.parent / SWEEP).exists():
-        print(_how_to_make_a_floor(without_floor[0], folders, by))
-    used = {id(trace) for pair in found for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
-    unused = [trace.name for trace in traces if id(trace) not in used]
-    if unused:
-        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        print(f"the reference of no other run, so not used: {', '.join(unused[:3])}{more}")
-    verdicts = {judgement.verdict for judgement in judgements}
-    if verdicts & {Verdict.DIFFERENT, Verdict.OTHER_VALUES}:
-        return 1
-    return 2 if verdicts & {Verdict.NO_FLOOR, Verdict.NOTHING_LEARNED} else 0
+    matched = pairs(traces, by, reference)
+    summary = summarise(judge(matched), by, command)
+    parent = _common_parent(traces)
+    folder = "comparison" if (parent / SWEEP).exists() else f"{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison"
+    write_report(summary, output or parent / folder)
+    used = {id(trace) for pair in matched for trace in (pair.candidate, pair.unnudged, *pair.nudged)}
+    if unused := [trace.name for trace in traces if id(trace) not in used]:
+        print(f"the reference of no other run, so not used: {', '.join(unused)}")
+    return exit_code(summary)
 
 
-def _beside(parent: Path) -> Path:
-    if (parent / SWEEP).exists():
-        return parent / "comparison"
-    return parent / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison"
+def write_report(summary: Summary, folder: Path) -> None:
+    """Write `verdict.json`, `report.md`, `curves.png` and TensorBoard events; print the verdicts and the answer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text, picture = page(summary), draw(summary)
+    (folder / "verdict.json").write_text(json.dumps(summary, indent=1))
+    (folder / "report.md").write_text(text)
+    picture.savefig(folder / "curves.png", dpi=150)
+    tensorboard.write(summary, folder, text, picture)
+    print_summary(summary)
+    print(f"Report: {os.path.relpath(folder / 'report.md')}\nPicture: {os.path.relpath(folder / 'curves.png')}")
+    in_outputs = folder.resolve().is_relative_to(Path("outputs").resolve())
+    command = "make tensorboard" if in_outputs else f"tensorboard --logdir {os.path.relpath(folder.parent)}"
+    print(f"In a browser: {command}")
 
 
-def _how_to_make_a_floor(reference: Trace, folders: list[Path], by: str) -> str:
-    """The two commands that train the reference nudged, and compare again."""
-    file = reference.folder / ".hydra" / "overrides.yaml"
-    if not file.exists():
-        return f"To make a floor, record {reference.name} again with nudge=1 and with nudge=2, and compare all of them"
-    overrides = yaml.safe_load(file.read_text())
-    overrides = [each for each in overrides if not each.startswith("nudge=")]
-    into = os.path.relpath(reference.folder.with_name(f"{reference.folder.name}_nudged"))
-    train = [*overrides, "nudge=1,2", f"hydra.sweep.dir={quoted(into)}", "hydra.callbacks.compare.by=null"]
-    again = [*(os.path.relpath(folder) for folder in folders), into, *([f"--by={by}"] if by != "loss" else [])]
-    commands = shlex.join(["python", "train.py", "-m", *train]), shlex.join(["python", "-m", "xent.compare", *again])
-    return "To make a floor:\n  " + "\n  ".join(commands)
+def load_runs(folders: Iterable[Path]) -> list[Trace]:
+    """Load the traces of run folders, of all runs directly inside other folders, and of all runs anywhere in a sweep.
+
+    Folders of comparisons are skipped.
+
+    Raises:
+        BadInput: a folder holds no trace, a trace that cannot be read, or an unfinished run.
+    """
+    traces = []
+    for folder in folders:
+        if (folder / "verdict.json").exists():  # a comparison: `runs/*` matches it too
+            continue
+        depth = "**" if (folder / SWEEP).exists() else "*"
+        inside = sorted({file.parent for name in (FILE, CHECKPOINT) for file in folder.glob(f"{depth}/{name}")})
+        for run in [folder] if (folder / FILE).exists() else inside or [folder]:
+            if (run / CHECKPOINT).exists() and not (run / FILE).exists():
+                argument = shlex.quote(f"resume={os.path.relpath(run)}")
+                raise BadInput(f"{run} is not finished: go on with it, python train.py {argument}")
+            traces.append(load(run))
+    _name_by_what_differs(traces)
+    return traces
+
+
+def _common_parent(traces: list[Trace]) -> Path:
+    """The innermost folder that holds all these runs; for a sweep, the sweep's own folder."""
+    return Path(os.path.commonpath([trace.folder.parent for trace in traces]))
+
+
+def _name_by_what_differs(traces: list[Trace]) -> None:
+    """Name each run after its folder, without the overrides that all runs share.
+
+    If every run has `model=mlp`, `loss=scratch,model=mlp` becomes `loss=scratch`.
+    """
+    parts = [unquote(str(trace.folder.relative_to(_common_parent(traces)))).split(",") for trace in traces]
+    for trace, its_parts in zip(traces, parts):
+        what_differs = [part for part in its_parts if not all(part in others for others in parts)]
+        trace.name = ",".join(what_differs) or trace.folder.name
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m xent.compare", description="Judge runs by those with the reference.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or of a sweep")
-    parser.add_argument(
-        "--by", default="loss", help="the setting that is compared, as device or optimizer.lr; %(default)s"
-    )
+    parser.add_argument("--by", default="loss", help="the setting that is compared, as device; %(default)s")
     parser.add_argument("--reference", help="its value in the reference runs; torch for losses")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="where to write the report, over what is there; else comparison/ in a sweep, or a new folder",
-    )
-    given = parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, help="the folder of the report; comparison/ in a sweep, else a new one")
+    options = parser.parse_args(arguments)
+    command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
     try:
-        command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
-        raise SystemExit(compare(given.runs, given.by, given.reference, given.output, command))
+        sys.exit(compare(options.runs, options.by, options.reference, options.output, command))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
-        raise SystemExit(2) from None
-    except Exception:  # a mistake of ours, and no verdict
+    except Exception:  # a bug in xent is no verdict
         traceback.print_exc()
-        raise SystemExit(2) from None
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.helpers.commands import PROJECT, command, small, the_line
+from tests.helpers.commands import PROJECT, command, compare_py, small, the_line, train_py
 from tests.helpers.runs import judged
-from xent.recording import trace_file
+from xent.recording.trace import load
 
 DATA = f"data.root={PROJECT / 'data'}"
 
@@ -26,7 +26,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = small(max_steps=50, log_every=10, seed="0")
     result = command("train.py", "-m", "loss=torch,scratch", *overrides, f"hydra.sweep.dir={folder}")
     assert result.returncode == 0, result.stderr
-    assert "no floor to judge by: train the reference with nudge=0,1,2 too" in result.stdout
+    no_floor = "Not known: there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed."
+    assert no_floor in result.stdout.splitlines()
     return folder
 
 
@@ -80,7 +81,7 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs") / "proof"
     losses = ["loss=torch,custom,impostor/temperature", "loss._target_=xent.ArticleCrossEntropyLoss"]
     overrides = small(max_steps=16, precision="float64", seed=0, nudge="0,1,2")
-    result = command("train.py", "-m", "+experiment=proof", *losses, *overrides, f"hydra.sweep.dir={folder}")
+    result = train_py("-m", "+experiment=proof", *losses, *overrides, f"hydra.sweep.dir={folder}")
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -95,15 +96,21 @@ def test_the_proof_tells_a_right_loss_from_a_wrong_one(proof: Path) -> None:
     assert target == "torch.nn.CrossEntropyLoss", "loss._target_ is that of loss=custom alone"
 
 
+def test_a_nudged_run_writes_no_events(proof: Path) -> None:
+    """It measures, and is no curve to look at."""
+    assert len(list(proof.glob("loss=torch,*"))) == 3
+    assert [file.parent.name.split(",")[1] for file in proof.glob("loss=torch,*/events*")] == ["nudge=0"]
+
+
 def test_the_exit_code_of_a_comparison_tells_the_verdict(proof: Path, tmp_path: Path) -> None:
     def exit_code(*losses: str) -> int:
-        runs = [str(folder) for loss in losses for folder in proof.glob(f"loss={loss},*")]
-        return command("-m", "xent.compare", *runs, "--output", str(tmp_path)).returncode
+        runs = [folder for loss in losses for folder in proof.glob(f"loss={loss},*")]
+        return compare_py(*runs, "--output", tmp_path).returncode
 
     assert exit_code("torch", "custom") == 0
     assert exit_code("torch", "impostor*") == 1
     (reference,) = proof.glob("loss=torch,*nudge=0*")
-    result = command("-m", "xent.compare", str(reference), str(reference), "--output", str(tmp_path))
+    result = compare_py(reference, reference, "--output", tmp_path)
     assert result.returncode == 0
     assert "bitwise identical" in result.stdout
     assert "not used" not in result.stdout
@@ -115,17 +122,18 @@ def test_another_number_of_threads_gets_a_verdict(proof: Path, tmp_path: Path) -
     threads = "2" if torch.get_num_threads() == 1 else "1"
     command("train.py", *overrides, f"hydra.run.dir={tmp_path / 'run'}", OMP_NUM_THREADS=threads)
     runs = [str(folder) for folder in proof.glob("loss=torch,*")]
-    by = ["--by", "machine.threads", "--reference", str(torch.get_num_threads())]
-    result = command("-m", "xent.compare", *runs, str(tmp_path / "run"), *by, "--output", str(tmp_path))
+    by = ["--by", "machine.threads", "--reference", torch.get_num_threads()]
+    result = compare_py(*runs, tmp_path / "run", *by, "--output", tmp_path)
     assert result.returncode == 0, result.stderr
     assert "same within rounding" in result.stdout or "bitwise identical" in result.stdout
-    line = the_line(command("-m", "xent.compare", *runs, str(tmp_path / "run")))
+    line = the_line(compare_py(*proof.glob("loss=custom,*nudge=0*"), tmp_path / "run"))
     assert "are not matched, they differ in machine.threads (" in line
     assert "nudge" not in line.partition("they differ")[2]
 
 
-def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path) -> None:
-    result = command(str(PROJECT / "train.py"), "loss=article", *small(), DATA, cwd=tmp_path)
+def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train_py("loss=article", *small(), DATA)
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "outputs").iterdir()
     assert folder.name[19:].startswith("_loss=article,model=mlp")
@@ -134,7 +142,7 @@ def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path) -> No
 
 def test_a_run_that_had_to_stop_does_not_stop_its_sweep(tmp_path: Path) -> None:
     overrides = ["-m", "loss=torch", "optimizer.lr=1e30,0.05", *small(), f"hydra.sweep.dir={tmp_path}"]
-    result = command("train.py", *overrides)
+    result = train_py(*overrides)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "the loss is nan at step 2" in result.stderr
@@ -143,7 +151,7 @@ def test_a_run_that_had_to_stop_does_not_stop_its_sweep(tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_a_reference_says_why_there_is_no_comparison(tmp_path: Path) -> None:
-    result = command("train.py", "-m", "loss=scratch,article", *small(max_steps=2), f"hydra.sweep.dir={tmp_path}")
+    result = train_py("-m", "loss=scratch,article", *small(max_steps=2), f"hydra.sweep.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert "no run has loss=torch: train one, or compare with --reference, one of article, scratch" in result.stderr
     assert len(list(tmp_path.glob("*/trace.npz"))) == 2
@@ -161,18 +169,18 @@ def test_a_single_run_imports_nothing_to_compare_with(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     imported = set(result.stdout.splitlines()[-1].split())
     assert "xent.training.loop" in imported
-    assert not imported & {"matplotlib", "pandas", "scipy", "xent.compare", "xent.verdict"}
+    assert not imported & {"matplotlib", "pandas", "scipy", "xent.compare", "xent.verdict", "xent.report"}
 
 
 def test_runs_that_are_not_matched(sweep: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    result = command("train.py", *small(max_steps=50, seed=3), f"hydra.run.dir={other}")
+    result = train_py(*small(max_steps=50, seed=3), f"hydra.run.dir={other}")
     assert result.returncode == 0, result.stderr
     (candidate,) = sweep.glob("loss=scratch*")
-    assert "they differ in seed (0 against 3)" in the_line(command("-m", "xent.compare", str(candidate), str(other)))
+    assert "they differ in seed (0 against 3)" in the_line(compare_py(candidate, other))
 
 
-def test_ctrl_c_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     arguments = ["train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={folder}"]
     process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
@@ -184,13 +192,13 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     assert process.returncode == 130
     resume = f"python train.py resume={os.path.relpath(folder, PROJECT)}"
     assert errors.splitlines() == [f"stopped; to go on: {resume}"]
-    line = the_line(command("-m", "xent.compare", str(folder)))
-    assert line == f"{folder} is not finished: go on with it, {resume}"
+    monkeypatch.chdir(PROJECT)
+    assert the_line(compare_py(folder)) == f"{folder} is not finished: go on with it, {resume}"
 
 
 def test_the_fast_recipe_learns_mnist_in_an_epoch(tmp_path: Path) -> None:
-    result = command("train.py", "+experiment=fast", "loss=scratch", DATA, f"hydra.run.dir={tmp_path / 'run'}")
+    result = train_py("+experiment=fast", "loss=scratch", DATA, f"hydra.run.dir={tmp_path / 'run'}")
     assert result.returncode == 0, result.stderr
-    trace = trace_file.load(tmp_path / "run")
+    trace = load(tmp_path / "run")
     assert list(trace.tests) == [trace.step], "tested at the end alone"
     assert trace.tests[trace.step][1] > 0.985

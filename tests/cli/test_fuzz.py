@@ -23,7 +23,7 @@ KEYS = [
     *("data.dataset", "data.root", "data.mean", "data.std", "data.crop_padding", "data.flip", "optimizer._target_"),
     *("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "optimizer.nesterov", "optimizer.fused"),
     *("optimizer.betas", "loss.nonsense", "nonsense", "hydra.run.dir", "hydra.nonsense", "hydra/launcher"),
-    *("resume", "experiment", "first_filters", "warm_up"),
+    *("resume", "experiment", "accumulate", "timeout", "loss_precision", "model.norm"),
 ]
 VALUES = [
     *("", "null", "true", "yes", "0", "1", "-1", "2", "1.5", "1e12", "-1e-12", "1e400", "nan", "inf", "-inf", "0x10"),
@@ -68,6 +68,7 @@ def _a_safe_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @example(["model.width=1000000000000"])
 @example(["seed=99999999999999999999999"])
 @example(["optimizer.lr=nan"])
+@example(["optimizer.nesterov="])
 @example(["data.mean=[nan]"])
 @example(["~loss"])
 @example(["resume="])

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.commands import PROJECT, command, small, the_line, train_py, trained
+from tests.helpers.commands import small, the_line, train_py, trained
 from tests.helpers.runs import judged
-from xent.cli.losses import build_loss, build_reference
+from xent.cli.build import build_loss, build_reference
 from xent.losses.function import FunctionLoss
-from xent.recording import trace_file
 from xent.recording.errors import BadInput
+from xent.recording.trace import load
 
 WEIGHTS = "[1,10,1,1,1,1,1,1,1,1]"
 
@@ -78,8 +78,6 @@ def test_tensors_of_a_function_are_moved_with_it() -> None:
 
 
 def test_what_is_no_loss_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"loss\.weight=\['a', 2\]: expected a list of numbers"):
-        build_loss({"_target_": "torch.nn.CrossEntropyLoss", "weight": ["a", 2]})
     with pytest.raises(BadInput, match="made a dict: expected a torch.nn.Module, or a function"):
         build_loss({"_target_": "builtins.dict"})
 
@@ -88,10 +86,10 @@ def test_arguments_of_a_custom_loss_are_its_own_in_a_sweep(tmp_path: Path) -> No
     """`+loss.smoothing=0.0` is none of PyTorch's; `loss.ignore_index` is given to both."""
     target = ["loss._target_=tests.cli.test_losses.smoothed", "+loss.smoothing=0.0"]
     sweep = ["loss=torch,custom", *target, "nudge=0,1", *small(precision="float64"), f"hydra.sweep.dir={tmp_path}"]
-    result = command("train.py", "-m", *sweep, PYTHONPATH=str(PROJECT))
+    result = train_py("-m", *sweep)
     assert result.returncode == 0, result.stderr
     (reference,) = tmp_path.glob("loss=torch,*nudge=0*")
-    assert "loss.smoothing" not in trace_file.load(reference).settings
+    assert "loss.smoothing" not in load(reference).settings
     assert "bitwise identical" in result.stdout
 
 
@@ -99,7 +97,7 @@ def test_a_kernel_in_float32_is_judged_by_what_the_rounding_of_float32_may_do(tm
     """A right one, and one that is off by a thousandth."""
     losses = ["loss=torch,custom", "loss._target_=tests.helpers.faulty_losses.Float32", "+loss.error=0.0,1e-3"]
     own = small(precision="float64", loss_precision="float32", nudge="0,1,2", max_steps=32)
-    result = command("train.py", "-m", *losses, *own, f"hydra.sweep.dir={tmp_path}", PYTHONPATH=str(PROJECT))
+    result = train_py("-m", *losses, *own, f"hydra.sweep.dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     figures = judged(tmp_path / "comparison").values()
     verdicts = {each["settings"].get("loss.error"): each["verdict"] for each in figures}
@@ -124,7 +122,7 @@ def test_a_loss_is_a_file_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     mine = f"_target_: xent.FusedCrossEntropyLoss\nweight: [{weight}]\nlabel_smoothing: 0.0\n"
     (tmp_path / "loss" / "mine.yaml").write_text(mine)
     sweep = ["loss=torch,mine", "nudge=0,1,2", *small(precision="float64"), f"hydra.sweep.dir={tmp_path / 'runs'}"]
-    result = command("train.py", "--config-dir", str(tmp_path), "-m", *sweep)
+    result = train_py("--config-dir", str(tmp_path), "-m", *sweep)
     assert result.returncode == 0, result.stderr
     assert "\n mine   same within rounding " in result.stdout
 
@@ -134,10 +132,10 @@ def test_a_file_of_ones_own_keeps_its_loss_beside_a_custom_one(tmp_path: Path) -
     (tmp_path / "loss" / "plain.yaml").write_text("_target_: torch.nn.CrossEntropyLoss\n")
     sweep = ["loss=plain,custom", "loss._target_=xent.losses.impostors.sum_for_mean", *small(nudge="0,1")]
     how = ["hydra.callbacks.compare.reference=plain", f"hydra.sweep.dir={tmp_path / 'runs'}"]
-    result = command("train.py", "--config-dir", str(tmp_path), "-m", *sweep, *how)
+    result = train_py("--config-dir", str(tmp_path), "-m", *sweep, *how)
     assert "No: sum_for_mean differs from step 1 on" in result.stdout, result.stderr
     (tmp_path / "loss" / "empty.yaml").write_text("")
-    line = the_line(command("train.py", "--config-dir", str(tmp_path), "loss=empty", *small()))
+    line = the_line(train_py("--config-dir", str(tmp_path), "loss=empty", *small()))
     assert line.startswith(f"{tmp_path}/loss/empty.yaml has no _target_: expected the name of a class or function")
 
 

@@ -1,4 +1,4 @@
-"""Runs killed at random moments, and gone on with: bit for bit what runs are that nothing happened to.
+"""Runs killed at random moments, and resumed: bit for bit what runs are that nothing happened to.
 
 One kill of each kind in `make test`; twenty in `make torture`, which prints how many of them left no trace.
 """
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.commands import PROJECT
-from tests.helpers.processes import children, wait_for
+from tests.helpers.processes import torchrun, wait_for, workers
 from tests.helpers.runs import differences
 
 # Checkpoints, events and evaluations take most of the time, so that most kills fall into one of them.
@@ -32,10 +32,14 @@ AT_ONCE = 2
 def arguments(folder: Path, model: str, kind: str) -> list[str]:
     how = {
         "a run": [f"hydra.run.dir={folder}"],
-        "a run of two processes": ["processes=2", f"hydra.run.dir={folder}"],
+        "a run of two processes": [f"hydra.run.dir={folder}"],
         "a sweep": ["-m", "loss=torch,scratch", f"hydra.sweep.dir={folder}"],
     }
-    return [sys.executable, "train.py", *how[kind], *MODELS[model], *SETTINGS]
+    return [*beginning(kind), "train.py", *how[kind], *MODELS[model], *SETTINGS]
+
+
+def beginning(kind: str) -> list[str]:
+    return torchrun(2) if kind == "a run of two processes" else [sys.executable]
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -48,21 +52,31 @@ def finish(command: list[str]) -> None:
     assert process.returncode == 0, output
 
 
-def kill_and_go_on(folder: Path, model: str, kind: str, after: float) -> bool:
+def kill_and_resume(folder: Path, model: str, kind: str, after: float, victim: int) -> bool:
     """Kill a run, or sweep, so many seconds after it made its folder, and finish it. Whether it was killed in time.
 
-    Of two processes, the second is killed, and ends the first.
+    Of two processes, that of a rank is killed, and ends the other, or torchrun, which is rank -1 here.
     """
     process = start(arguments(folder, model, kind))
     wait_for(folder, process)
     time.sleep(after)
-    of_run = children(children([process.pid])) if "two" in kind else []  # the server's, of which they are forks
+    of_run = workers(process.pid) if kind == "a run of two processes" else {}
     with suppress(ProcessLookupError):  # it has just ended
-        os.kill(max(of_run, default=process.pid), signal.SIGKILL)
+        os.kill(of_run.get(victim, process.pid), signal.SIGKILL)
     process.communicate()
+    wait_until_gone(of_run.values())
     resumable = kind != "a sweep" and (folder / "checkpoint.pt").exists()
-    finish([sys.executable, "train.py", f"resume={folder}"] if resumable else arguments(folder, model, kind))
+    again = [*beginning(kind), "train.py", f"resume={folder}"]
+    finish(again if resumable else arguments(folder, model, kind))
     return process.returncode != 0
+
+
+def wait_until_gone(processes: Iterable[int]) -> None:
+    """Those of a torchrun that was killed end by themselves, when they find it gone."""
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < end, "a process is left"
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -110,6 +124,7 @@ def test_killed_at_random_moments(
 
     draw = random.Random()
     moments = [draw.uniform(0, duration) for _ in range(kills)]
+    victims = [draw.choice((-1, 0, 1)) for _ in range(kills)]
 
     def parts(folder: Path) -> list[Path]:
         return sorted(folder.glob("loss=*")) if kind == "a sweep" else [folder]
@@ -117,7 +132,7 @@ def test_killed_at_random_moments(
     def trial(number: int) -> tuple[bool, list[str]]:
         folder = tmp_path / str(number)
         with followed(folder):
-            killed = kill_and_go_on(folder, model, kind, moments[number])
+            killed = kill_and_resume(folder, model, kind, moments[number], victims[number])
         assert len(parts(folder)) == len(parts(whole))
         found = [name for ours, theirs in zip(parts(whole), parts(folder)) for name in differences(ours, theirs)]
         if (

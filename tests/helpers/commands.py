@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -12,37 +13,36 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, open_dict
 
 from train import train
-from xent.cli.compose import Run, composed_run
-from xent.recording import trace_file
-from xent.recording.trace import Trace
+from xent.cli.compose import Run, compose_run
+from xent.recording.trace import Trace, load
 
 PROJECT = Path(__file__).parents[2]
 
 
-def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
-    """A configuration as the command line composes it, and the choice of every group."""
+def composed(*overrides: str) -> tuple[DictConfig, HydraConf]:
+    """A configuration as the command line composes it, and Hydra's own."""
     with initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
         cfg = compose("train", list(overrides), return_hydra_config=True)
-    choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg, choices
+        hydra = cfg.pop("hydra")
+    return cfg, hydra
 
 
 def run_of(folder: Path, *overrides: str) -> Run:
     """A run on the project's MNIST that is to be trained."""
-    given = [f"data.root={PROJECT / 'data'}", *overrides]
-    return composed_run(*composed(*given), given, folder, swept=False)
+    cfg, hydra = composed(f"data.root={PROJECT / 'data'}", *overrides)
+    return compose_run(cfg, hydra, folder, is_swept=False)
 
 
 def trained(folder: Path, *overrides: str) -> Trace:
     """The trace of a run on the project's MNIST, trained in this process."""
     train(run_of(folder, *overrides))
-    return trace_file.load(folder)
+    return load(folder)
 
 
 def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> CompletedProcess[str]:
@@ -54,13 +54,27 @@ def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> Complet
 
 def train_py(*arguments: str) -> CompletedProcess[str]:
     """`python train.py ...` in this process, which has imported PyTorch already."""
-    output, errors, code = StringIO(), StringIO(), 0
     GlobalHydra.instance().clear()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HYDRA_FULL_ERROR", "0")  # train.py sets it, for its process
         patch.setattr(sys, "argv", ["train.py", *arguments])
+        return _ran(arguments, lambda: runpy.run_path(str(PROJECT / "train.py"), run_name="__main__"))
+
+
+def compare_py(*arguments: object) -> CompletedProcess[str]:
+    """`python -m xent.compare ...` in this process."""
+    from xent.compare import main  # which takes a second: of matplotlib and TensorBoard
+
+    words = [str(argument) for argument in arguments]
+    return _ran(words, lambda: main(words))
+
+
+def _ran(arguments: Sequence[str], run: Callable[[], object]) -> CompletedProcess[str]:
+    """What a command printed, and its exit code."""
+    output, errors, code = StringIO(), StringIO(), 0
+    with redirect_stdout(output), redirect_stderr(errors):
         try:
-            runpy.run_path(str(PROJECT / "train.py"), run_name="__main__")
+            run()
         except SystemExit as end:
             code = int(end.code or 0)
     return CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())

@@ -40,6 +40,13 @@ def assert_same(loss: Loss, input: Tensor, target: Tensor, **arguments: object) 
         torch.testing.assert_close(our, true.to(their.dtype), equal_nan=True)
 
 
+def assert_same_value(loss: Loss, input: Tensor, target: Tensor, **arguments: object) -> None:
+    """`assert_same` of the value alone."""
+    theirs = reference(input, target, **arguments)  # type: ignore[arg-type]
+    exact = reference(*map(_in_float64, (input, target)), **_in_float64(arguments))
+    torch.testing.assert_close(loss(input, target, **arguments), exact.to(theirs.dtype), equal_nan=True)
+
+
 def _in_float64(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _in_float64(each) for name, each in value.items()}

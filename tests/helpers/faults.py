@@ -4,45 +4,42 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from tests.helpers.commands import PROJECT, small
+from xent.training.checkpoint import DIGEST
 
 DATA = f"data.root={PROJECT / 'data'}"
 SMALL = [*small(log_every=1, checkpoint_every=4), DATA]
 
 
-class Fault(NamedTuple):
-    """A file, what happens to it, the one line of errors that follows, and the exit code.
-
-    In the line `{run}` is the folder of the run, and `...` stands for anything. An empty line: nothing is said.
-    """
-
-    file: str
-    happens: Callable[[Path], object]
-    says: str
-    exits_with: int
-
-
 def name_of(value: object) -> str:
-    """The name of a test of a fault: `checkpoint.pt cut short`."""
-    return f"{value.file} {value.happens.__name__}".replace("_", " ") if isinstance(value, Fault) else str(value)
+    """Of a function its name in words, and of anything else its text: for the names of tests."""
+    return str(getattr(value, "__name__", value)).replace("_", " ")
 
 
-def inflict(fault: Fault, folder: Path) -> None:
-    files = list(folder.glob(fault.file))
+def inflict(happens: Callable[[Path], object], folder: Path, pattern: str) -> None:
+    """Let it happen to all files of a folder that match a pattern."""
+    files = list(folder.glob(pattern))
     assert files
     for file in files:
-        fault.happens(file)
+        happens(file)
 
 
 def check(result: CompletedProcess[str], says: str, exits_with: int, run: Path) -> None:
-    """The command ended as a person was promised."""
+    """The command ended as a person was promised.
+
+    Args:
+        says: the one line of errors, in which `{run}` is the folder of the run and `...` stands for anything; or ""
+            where nothing is said.
+    """
     assert "Traceback" not in result.stdout + result.stderr
     assert result.returncode == exits_with, result.stderr
     lines = result.stderr.splitlines()
@@ -71,6 +68,12 @@ def flipped_in_a_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
+def flipped_in_its_last_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0xFF
+    file.write_bytes(content)
+
+
 def made_unreadable(file: Path) -> None:
     file.unlink()
     file.mkdir()  # which not even root can read as a file
@@ -93,27 +96,36 @@ class Malicious:
 def made_malicious(file: Path) -> None:
     bomb = Malicious(file.parent / "evidence")
     if file.suffix == ".pt":
-        torch.save({"version": 2, "model": bomb}, file)
+        changed(file, model=bomb)
     else:
         with np.load(file) as arrays:
             np.savez(file, **dict(arrays) | {"losses": np.array([bomb], dtype=object)})
 
 
 def given_a_target_to_import(file: Path) -> None:
-    saved = torch.load(file, weights_only=True)
-    torch.save(saved | {"overrides": [*saved["overrides"], "loss._target_=os.abort"]}, file)
+    changed(file, overrides=[*contents(file)["overrides"], "loss._target_=os.abort"])
 
 
 def of_an_older_version(file: Path) -> None:
-    saved = torch.load(file, weights_only=True)
-    torch.save(saved | {"version": 1}, file)
+    changed(file, version=1)
+
+
+def contents(checkpoint: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(BytesIO(checkpoint.read_bytes()[:-DIGEST]), weights_only=True)
+    return saved
+
+
+def changed(checkpoint: Path, **values: object) -> None:
+    """Change values of a checkpoint, with the checksum that is right then."""
+    content = BytesIO()
+    torch.save(contents(checkpoint) | values, content)
+    checkpoint.write_bytes(content.getvalue() + sha256(content.getvalue()).digest())
 
 
 def replaced_by_the_labels(file: Path) -> None:
-    shutil.copy(file.with_name("t10k-labels-idx1-ubyte"), file)
+    shutil.copy(file.with_name("t10k-labels-idx1-ubyte.gz"), file)
 
 
 def replaced_by_another_runs(file: Path) -> None:
     run = next(parent for parent in file.parents if parent.name == "run")
-    others = (run.parent / "other" / file.parent.relative_to(run)).glob(f"{file.name.partition('.')[0]}*")
-    shutil.copy(max(others), file)
+    shutil.copy(run.parent / "other" / file.relative_to(run), file)

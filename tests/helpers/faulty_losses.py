@@ -36,3 +36,16 @@ class Float32(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         loss = by_powers_of_2(input.float(), target)
         return (loss + self.error * (loss - loss.detach())).to(input.dtype)
+
+
+class NanOnce(nn.CrossEntropyLoss):
+    """NaN for its third batch, with the right gradient, but only for the first of its kind in a process."""
+
+    steps = 0
+    was_nan = False
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        self.steps += input.requires_grad
+        is_nan = self.steps == 3 and not NanOnce.was_nan
+        NanOnce.was_nan |= is_nan
+        return super().forward(input, target) + (torch.nan if is_nan else 0)

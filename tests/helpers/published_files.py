@@ -1,9 +1,15 @@
-"""Small data sets in the layouts that were published, written with random pixels."""
+"""Small data sets in the archives that were published, written with random pixels.
+
+Each function returns the attributes of torchvision's class that name the archives and their checksums.
+"""
 
 import gzip
 import hashlib
 import pickle
+import tarfile
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torchvision
@@ -11,45 +17,42 @@ import torchvision
 TRAIN, TEST = 300, 270  # images of each split; the probe wants 256
 
 
-def write_mnist(root: Path, name: str = "MNIST", compressed: bool = False) -> Path:
-    """The four files of MNIST or one of its kin: a header of big-endian numbers, then bytes. Returns their folder."""
+def write_mnist(root: Path, name: str = "MNIST") -> dict[str, Any]:
+    """The four files of MNIST or one of its kin: a header of big-endian numbers, then bytes."""
+    dataset = getattr(torchvision.datasets, name)
     folder = root / name / "raw"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for split, n in {"train": TRAIN, "t10k": TEST}.items():
-        contents = {
-            "images-idx3-ubyte": (b"\0\0\x08\x03", [n, 28, 28], generator.integers(0, 256, (n, 28, 28))),
-            "labels-idx1-ubyte": (b"\0\0\x08\x01", [n], np.arange(n) % 10),
-        }
-        for kind, (magic, shape, values) in contents.items():
-            data = magic + np.array(shape, ">i4").tobytes() + values.astype(np.uint8).tobytes()
-            file = folder / f"{split}-{kind}"
-            file.write_bytes(data)
-            if compressed:
-                file.with_suffix(".gz").write_bytes(gzip.compress(data))
-    return folder
+    resources = []
+    for (file, _), count in zip(dataset.resources, (TRAIN, TRAIN, TEST, TEST)):
+        if "images" in file:
+            magic, shape, values = b"\0\0\x08\x03", [count, 28, 28], generator.integers(0, 256, (count, 28, 28))
+        else:
+            magic, shape, values = b"\0\0\x08\x01", [count], np.arange(count) % 10
+        content = gzip.compress(magic + np.array(shape, ">i4").tobytes() + values.astype(np.uint8).tobytes())
+        (folder / file).write_bytes(content)
+        resources.append((file, hashlib.md5(content).hexdigest()))
+    return {"resources": resources}
 
 
-def write_cifar(root: Path, name: str = "CIFAR10") -> dict[str, object]:
-    """The batches of CIFAR-10 or CIFAR-100. Returns the attributes of torchvision's class that hold their checksums."""
+def write_cifar(root: Path, name: str = "CIFAR10") -> dict[str, Any]:
+    """The archive of CIFAR-10 or CIFAR-100: pickled batches, and the names of the classes."""
     dataset = getattr(torchvision.datasets, name)
-    folder = root / dataset.base_folder
-    folder.mkdir(parents=True)
+    classes, labels = (100, "fine_labels") if name == "CIFAR100" else (10, "labels")
     generator = np.random.default_rng(0)
 
-    def write(file: str, value: dict[str, object]) -> list[str]:
-        data = pickle.dumps(value)
-        (folder / file).write_bytes(data)
-        return [file, hashlib.md5(data).hexdigest()]
+    def batch(count: int) -> dict[str, Any]:
+        pixels = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": pixels, labels: [i % classes for i in range(count)]}
 
-    def batch(file: str, n: int) -> list[str]:
-        classes = 100 if name == "CIFAR100" else 10
-        labels = "fine_labels" if name == "CIFAR100" else "labels"
-        pixels = generator.integers(0, 256, (n, 3072), dtype=np.uint8)
-        return write(file, {"data": pixels, labels: [i % classes for i in range(n)]})
-
-    train = [batch(file, TRAIN // len(dataset.train_list)) for file, _ in dataset.train_list]
-    test = [batch(file, TEST) for file, _ in dataset.test_list]
-    key = dataset.meta["key"]
-    file, md5 = write(dataset.meta["filename"], {key: [str(i) for i in range(100 if name == "CIFAR100" else 10)]})
-    return {"train_list": train, "test_list": test, "meta": {"filename": file, "key": key, "md5": md5}}
+    files: dict[str, Any] = {file: batch(TRAIN // len(dataset.train_list)) for file, _ in dataset.train_list}
+    files |= {file: batch(TEST) for file, _ in dataset.test_list}
+    files[dataset.meta["filename"]] = {dataset.meta["key"]: [str(i) for i in range(classes)]}
+    root.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(root / dataset.filename, "w:gz") as archive:
+        for file, value in files.items():
+            content = pickle.dumps(value)
+            member = tarfile.TarInfo(f"{dataset.base_folder}/{file}")
+            member.size = len(content)
+            archive.addfile(member, BytesIO(content))
+    return {"tgz_md5": hashlib.md5((root / dataset.filename).read_bytes()).hexdigest()}

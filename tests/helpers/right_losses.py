@@ -169,7 +169,8 @@ def of_probabilities(logits: Tensor, target: Tensor) -> Tensor:
 def by_divergence(logits: Tensor, target: Tensor) -> Tensor:
     """Kullback and Leibler's, and the entropy of the targets, which no gradient flows through."""
     divergence = kl_div(logits.log_softmax(1), target, reduction="batchmean")
-    return divergence - torch.special.xlogy(target, target).sum(1).mean()
+    loss: Tensor = divergence - torch.special.xlogy(target, target).sum(1).mean()
+    return loss
 
 
 FLOATS_BELOW = (torch.float32, torch.bfloat16)

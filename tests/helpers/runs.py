@@ -1,6 +1,7 @@
 """Runs made up for the tests of what is done with runs, and how two that were trained differ."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.util import tensor_util
 
-from xent.recording import trace_file
-from xent.recording.trace import Trace, is_probe_step
-from xent.runs import checkpoint
+from xent.recording.trace import Trace, is_probe_step, load
+from xent.training import checkpoint
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
     }
     of_loss = {"loss": loss, "loss._target_": f"their.{loss}"}
     return Trace(
-        settings=of_loss | {"seed": 0, "nudge": 0, "precision": precision, "log_every": 10, "device": "cpu"} | settings,
+        settings=of_loss | {"seed": 0, "nudge": 0, "precision": precision, "device": "cpu"} | settings,
         losses=torch.linspace(2.0, 1.0, steps, dtype=torch.float64)
         * (1 + (shift if loss_shift is None else loss_shift)),
         step=steps,
@@ -58,7 +58,7 @@ def judged(comparison: Path) -> dict[str, dict[str, Any]]:
 def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
     """Every scalar that a run wrote for TensorBoard, in its order, without those that a restart superseded."""
     found: dict[str, list[tuple[int, bytes]]] = {}
-    for file in sorted(folder.glob("events.out.*")):
+    for file in sorted(folder.glob("events.out.*"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)]):
         for event in EventFileLoader(str(file)).Load():
             if event.session_log.status == SessionLog.START:
                 found = {tag: [each for each in points if each[0] < event.step] for tag, points in found.items()}
@@ -72,9 +72,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
 def differences(one: Path, other: Path) -> list[str]:
     """What differs between two finished runs: everything they left, but for the times of events."""
     names = []
-    records, states = ([load(folder) for folder in (one, other)] for load in (trace_file.load, checkpoint.load))
+    traces, states = ([read(folder) for folder in (one, other)] for read in (load, checkpoint.load))
     for name in ("settings", "step", "losses", "probes", "tests", "fingerprints"):
-        if _bits(getattr(records[0], name)) != _bits(getattr(records[1], name)):
+        if _bits(getattr(traces[0], name)) != _bits(getattr(traces[1], name)):
             names.append(name)
     for name in ("model", "loss", "optimizer", "random"):
         if _bits(states[0][name]) != _bits(states[1][name]):

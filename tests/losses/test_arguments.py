@@ -1,4 +1,4 @@
-"""What PyTorch refuses is refused, by the same kind of exception, with what was given and what is expected."""
+"""What PyTorch refuses is refused by the same exception, and what it takes is taken."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,76 +16,53 @@ from tests.helpers.drop_ins import Loss, each_function, each_module
 Z = torch.linspace(-1, 1, 12).view(4, 3)
 T = tensor([0, 1, 2, 1])
 
-REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "an integer input": (T[None], T[:1], {}, "input is torch.int64: expected float16"),
-    "a complex input": (Z + 0j, T, {}, "input is torch.complex64"),
-    "a 1-byte float": (Z.to(torch.float8_e4m3fn), T, {}, "input is torch.float8_e4m3fn"),
-    "no dimension": (tensor(1.0), tensor(1.0), {}, "input has no dimension"),
-    "no classes": (Z[:, :0], T, {}, r"input of shape \(4, 0\) has no class"),
-    "another batch": (Z, T[:2], {}, r"target is torch.int64 of shape \(2\): expected class indices of shape \(4\)"),
-    "indices of the input's shape": (
-        Z,
-        torch.zeros_like(Z).long(),
-        {},
-        "target is torch.int64 of the input's shape: expected a floating",
-    ),
-    "indices of another rank": (Z, T[:, None], {}, r"of shape \(4, 1\): expected class indices of shape \(4\)"),
-    "indices of another extent": (
-        Z.view(2, 3, 2),
-        T.view(2, 2)[:, :1],
-        {},
-        r"of shape \(2, 1\): expected class indices of shape \(2, 2\)",
-    ),
-    "too few target dimensions": (
-        Z.view(2, 3, 2),
-        T[:2],
-        {},
-        r"of shape \(2\): expected class indices of shape \(2, 2\)",
-    ),
-    "two targets for one row": (Z[0], T[:2], {}, r"of shape \(2\): expected class indices of shape \(\)"),
-    "floats of the target's shape": (
-        Z,
-        T.float(),
-        {},
-        r"torch.float32 of shape \(4\): .* or probabilities of shape \(4, 3\)",
-    ),
-    "probabilities of another shape": (Z, Z[:, :2], {}, r"of shape \(4, 2\): .* or probabilities of shape \(4, 3\)"),
-    "int32 indices": (Z, T.int(), {}, "target is torch.int32 .* and type torch.int64 or torch.uint8"),
-    "bool indices": (Z, T.bool(), {}, "target is torch.bool"),
-    "a target too large": (Z, tensor([0, 1, 3, 7]), {}, "target holds 3, 7: expected classes 0 to 2"),
-    "a negative target": (Z, tensor([0, 1, -1, 1]), {}, "target holds -1: expected classes 0 to 2"),
-    "a negative target, smoothed": (Z, tensor([0, 1, -1, 1]), {"label_smoothing": 0.1}, "target holds -1"),
-    "a negative target, weighted": (Z, tensor([0, 1, -1, 1]), {"weight": torch.ones(3)}, "target holds -1"),
-    "a negative target of images": (Z.view(2, 3, 2), tensor([[0, -1], [1, 1]]), {}, "target holds -1"),
-    "an unknown reduction": (Z, T, {"reduction": "avg"}, "reduction is 'avg': expected one of mean, sum, none"),
-    "smoothing over 1": (Z, T, {"label_smoothing": 1.5}, "label_smoothing is 1.5: expected a number from 0 to 1"),
-    "a list as smoothing": (Z, T, {"label_smoothing": [0.1]}, "label_smoothing is list: expected a number"),
-    "too many weights": (Z, T, {"weight": torch.ones(4)}, r"weight is of shape \(4\): expected \(3\)"),
-    "weights of rank 2": (Z, T, {"weight": torch.ones(3, 1)}, r"weight is of shape \(3, 1\)"),
-    "weights of another dtype": (
-        Z,
-        T,
-        {"weight": torch.ones(3).double()},
-        "weight is torch.float64: expected torch.fl",
-    ),
-    "weights to be learnt": (Z, T, {"weight": torch.ones(3, requires_grad=True)}, "weight requires a gradient"),
-    "a float ignore_index": (Z, T, {"ignore_index": 1.0}, "ignore_index is float: expected int"),
-    "an index to ignore in probabilities": (Z, Z, {"ignore_index": 1}, "class probabilities have no index to ignore"),
-    "no target": (Z, None, {}, "target is NoneType: expected a Tensor"),
-    "a list of weights": (Z, T, {"weight": [1.0, 1.0, 1.0]}, "weight is list: expected a Tensor"),
+REFUSED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "an integer input": (T[None], T[:1], {}),
+    "a complex input": (Z + 0j, T, {}),
+    "a 1-byte float": (Z.to(torch.float8_e4m3fn), T, {}),
+    "no dimension": (tensor(1.0), tensor(1.0), {}),
+    "no classes": (Z[:, :0], T, {}),
+    "another batch": (Z, T[:2], {}),
+    "indices of the input's shape": (Z, torch.zeros_like(Z).long(), {}),
+    "indices of another rank": (Z, T[:, None], {}),
+    "indices of another extent": (Z.view(2, 3, 2), T.view(2, 2)[:, :1], {}),
+    "too few target dimensions": (Z.view(2, 3, 2), T[:2], {}),
+    "two targets for one row": (Z[0], T[:2], {}),
+    "floats of the target's shape": (Z, T.float(), {}),
+    "probabilities of another shape": (Z, Z[:, :2], {}),
+    "int32 indices": (Z, T.int(), {}),
+    "bool indices": (Z, T.bool(), {}),
+    "a target too large": (Z, tensor([0, 1, 3, 7]), {}),
+    "a negative target": (Z, tensor([0, 1, -1, 1]), {}),
+    "a negative target, smoothed": (Z, tensor([0, 1, -1, 1]), {"label_smoothing": 0.1}),
+    "a negative target, weighted": (Z, tensor([0, 1, -1, 1]), {"weight": torch.ones(3)}),
+    "a negative target, not reduced": (Z, tensor([0, 1, -1, 1]), {"reduction": "none"}),
+    "a target too large of one row": (Z[0], tensor(3), {}),
+    "a negative target of images": (Z.view(2, 3, 2), tensor([[0, -1], [1, 1]]), {}),
+    "an unknown reduction": (Z, T, {"reduction": "avg"}),
+    "smoothing over 1": (Z, T, {"label_smoothing": 1.5}),
+    "a list as smoothing": (Z, T, {"label_smoothing": [0.1]}),
+    "too many weights": (Z, T, {"weight": torch.ones(4)}),
+    "weights of rank 2": (Z, T, {"weight": torch.ones(3, 1)}),
+    "weights of another dtype": (Z, T, {"weight": torch.ones(3).double()}),
+    "weights to be learnt": (Z, T, {"weight": torch.ones(3, requires_grad=True)}),
+    "a float ignore_index": (Z, T, {"ignore_index": 1.0}),
+    "an index to ignore in probabilities": (Z, Z, {"ignore_index": 1}),
+    "no target": (Z, None, {}),
+    "a list of weights": (Z, T, {"weight": [1.0, 1.0, 1.0]}),
 }
 
 
 @each_function
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input(loss: Loss, case: str) -> None:
-    input, target, arguments, message = REFUSED[case]
+def test_bad_input_is_refused_in_pytorchs_words(loss: Loss, case: str) -> None:
+    input, target, arguments = REFUSED[case]
     with pytest.raises(Exception) as theirs:
         reference(input, target, **arguments)
-    with pytest.raises(theirs.type, match=message) as ours:
+    with pytest.raises(theirs.type) as ours:
         loss(input, target, **arguments)
     assert ours.type is theirs.type
-    assert "\n" not in str(ours.value)
+    assert str(ours.value) == str(theirs.value)
 
 
 @each_function
@@ -126,7 +103,7 @@ def test_what_counts_as_an_integer_is_pytorchs(loss: Loss, kind: Any, value: int
     try:
         expected = reference(Z, T, ignore_index=kind(value))
     except TypeError:
-        with pytest.raises(TypeError, match="ignore_index is .*: expected int"):
+        with pytest.raises(TypeError, match="ignore_index"):
             loss(Z, T, ignore_index=kind(value))
     else:
         torch.testing.assert_close(loss(Z, T, ignore_index=kind(value)), expected, equal_nan=True)
@@ -146,7 +123,7 @@ def test_a_number_of_classes_may_be_symbolic(module: type[nn.Module]) -> None:
 
 @each_function
 def test_a_reduction_by_its_old_name(loss: Loss) -> None:
-    with pytest.warns(UserWarning, match="'elementwise_mean' is deprecated, please use reduction='mean'"):
+    with pytest.warns(UserWarning, match="'elementwise_mean' is deprecated"):
         assert torch.equal(loss(Z, T, reduction="elementwise_mean"), loss(Z, T))
 
 

@@ -1,6 +1,6 @@
 """What a loss leaves to autograd between forward and backward, and what it makes of any gradient from above."""
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn.functional import cross_entropy as reference
 
 from tests.helpers.drop_ins import Loss, each_function, logits_and_target
-from xent import fused_cross_entropy
+from xent import cross_entropy, fused_cross_entropy
 
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 3.0], dtype=torch.float64)
 ARGUMENTS: list[dict[str, Any]] = [
@@ -98,22 +98,43 @@ def test_fused_holds_no_more_than_pytorch_does(
     assert ours <= theirs * (1 + in_float32) + small
 
 
-@each_function
+def gradient_after_writing_over(
+    loss: Loss, arguments: dict[str, Any], probabilities: bool, shape: tuple[int, ...]
+) -> Tensor:
+    """The gradient of logits that somebody writes over before the backward pass."""
+    leaf, target = logits_and_target(*shape)
+    logits = 2 * leaf
+    value = loss(logits, logits.detach().roll(1, 0).softmax(1) if probabilities else target, **arguments)
+    with torch.no_grad():
+        logits.clamp_(-0.1, 0.1)
+    return torch.autograd.grad(value.sum(), leaf)[0]
+
+
 @each_arguments
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_logits_may_be_written_over_before_the_backward_pass(
-    loss: Loss, arguments: dict[str, Any], probabilities: bool
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 2, 3)])
+def test_the_logits_of_fused_may_be_written_over_before_the_backward_pass(
+    arguments: dict[str, Any], probabilities: bool, shape: tuple[int, ...]
 ) -> None:
-    def gradient(f: Loss, shape: tuple[int, ...]) -> Tensor:
-        leaf, target = logits_and_target(*shape)
-        logits = 2 * leaf
-        value = f(logits, logits.detach().roll(1, 0).softmax(1) if probabilities else target, **arguments)
-        with torch.no_grad():
-            logits.clamp_(-0.1, 0.1)
-        return torch.autograd.grad(value.sum(), leaf)[0]
+    ours, theirs = (
+        gradient_after_writing_over(loss, arguments, probabilities, shape) for loss in (fused_cross_entropy, reference)
+    )
+    torch.testing.assert_close(ours, theirs)
 
-    for shape in ((6, 4), (6, 4, 2, 3)):
-        torch.testing.assert_close(gradient(loss, shape), gradient(reference, shape))
+
+@each_arguments
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 2, 3)])
+def test_logits_of_scratch_that_are_written_over_are_noticed_where_it_keeps_them(
+    arguments: dict[str, Any], probabilities: bool, shape: tuple[int, ...]
+) -> None:
+    """So that no gradient is silently wrong."""
+    keeps_them = not probabilities and "label_smoothing" not in arguments
+    with pytest.raises(RuntimeError, match="modified by an inplace operation") if keeps_them else nullcontext():
+        ours, theirs = (
+            gradient_after_writing_over(loss, arguments, probabilities, shape) for loss in (cross_entropy, reference)
+        )
+        torch.testing.assert_close(ours, theirs)
 
 
 def offloaded(f: Loss, logits: Tensor, target: Tensor, arguments: dict[str, Any]) -> Tensor:
@@ -134,10 +155,18 @@ def by_compiled_autograd(f: Loss, logits: Tensor, target: Tensor, arguments: dic
 
 @each_function
 @each_arguments
-@pytest.mark.parametrize("way", [offloaded, by_compiled_autograd])
-def test_a_backward_pass_by_another_way(loss: Loss, arguments: dict[str, Any], way: Callable[..., Tensor]) -> None:
+def test_what_is_saved_may_be_moved_elsewhere(loss: Loss, arguments: dict[str, Any]) -> None:
     logits, target = logits_and_target(6, 4)
-    torch.testing.assert_close(way(loss, logits, target, arguments), way(reference, logits, target, arguments))
+    ours, theirs = (offloaded(f, logits, target, arguments) for f in (loss, reference))
+    torch.testing.assert_close(ours, theirs)
+
+
+@each_function
+@pytest.mark.parametrize("arguments", [ARGUMENTS[i] for i in (0, 3, 5, 6, 8, 11)], ids=str)  # every pair
+def test_a_backward_pass_may_be_compiled(loss: Loss, arguments: dict[str, Any]) -> None:
+    logits, target = logits_and_target(6, 4)
+    ours, theirs = (by_compiled_autograd(f, logits, target, arguments) for f in (loss, reference))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_float16_keeps_gradients_for_a_scaled_loss() -> None:

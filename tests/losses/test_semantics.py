@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy as reference
 
-from tests.helpers.drop_ins import Loss, assert_same, each_function, logits_and_target
+from tests.helpers.drop_ins import Loss, assert_same, assert_same_value, each_function, logits_and_target
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SPECIAL = (0.0, -torch.inf, torch.inf, torch.nan)
+SPECIAL = (0.0, -torch.inf, torch.nan)
 
 
 @st.composite
-def calls(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, object]]:
-    """Input, target and keyword arguments that PyTorch takes."""
+def calls(draw: st.DrawFn, special: tuple[float, ...] = SPECIAL) -> tuple[Tensor, Tensor, dict[str, object]]:
+    """Input, with one of the special numbers or not, target and keyword arguments that PyTorch takes."""
     dtype = draw(st.sampled_from(DTYPES))
     classes = draw(st.integers(1, 6))
     batch = draw(st.lists(st.integers(0, 3), min_size=0, max_size=3))
@@ -26,7 +26,7 @@ def calls(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, object]]:
     scale = draw(st.sampled_from([1e-3, 1.0, 30.0]))
     input = (scale * torch.randn(shape, generator=generator)).to(dtype)
     if input.numel() and draw(st.booleans()):
-        input.view(-1)[draw(st.integers(0, input.numel() - 1))] = draw(st.sampled_from(SPECIAL))
+        input.view(-1)[draw(st.integers(0, input.numel() - 1))] = draw(st.sampled_from(special))
     arguments: dict[str, object] = {"reduction": draw(st.sampled_from(["mean", "sum", "none"]))}
     if draw(st.booleans()):
         smoothing = st.just(0.0) | st.floats(1e-30, 0.99)  # smaller ones become 0 in PyTorch's float32, or in ours
@@ -52,6 +52,30 @@ def calls(draw: st.DrawFn) -> tuple[Tensor, Tensor, dict[str, object]]:
 def test_value_and_gradient_are_pytorchs(loss: Loss, call: tuple[Tensor, Tensor, dict[str, object]]) -> None:
     input, target, arguments = call
     assert_same(loss, input, target, **arguments)
+
+
+@each_function
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(call=calls((torch.inf,)))
+def test_the_value_of_infinite_logits_is_pytorchs(loss: Loss, call: tuple[Tensor, Tensor, dict[str, object]]) -> None:
+    assert_same_value(loss, *call[:2], **call[2])
+
+
+@each_function
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("arguments", [{}, {"label_smoothing": 0.1}, {"weight": torch.ones(3)}], ids=str)
+def test_the_gradient_of_a_row_with_an_infinite_logit_is_seen_to_be_wrong(
+    loss: Loss, target: int, arguments: dict[str, object]
+) -> None:
+    """Some of it is NaN, of PyTorch's all of it; other rows are as if it was not there."""
+    logits = torch.tensor([[torch.inf, 0.5, -1.0], [0.0, 1.0, 2.0]], requires_grad=True)
+    targets = torch.tensor([target, 2])
+    ours, theirs = (
+        torch.autograd.grad(f(logits, targets, reduction="none", **arguments).sum(), logits)[0]
+        for f in (loss, reference)
+    )
+    assert ours[0].isnan().any() and theirs[0].isnan().all()
+    torch.testing.assert_close(ours[1], theirs[1])
 
 
 @st.composite

@@ -10,9 +10,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
-from xent.recording import Recorder, trace_file
+from xent.recording import Recorder
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import may_be_equal
+from xent.recording.trace import load
 from xent.verdict.floor import output_gaps
 
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
@@ -99,7 +100,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_leave_the_trace_of_one(
     of_process: Callable[[int, Path], None], alone: Path, tmp_path: Path
 ) -> None:
-    one, two = trace_file.load(alone), trace_file.load(on_two_processes(of_process, tmp_path))
+    one, two = load(alone), load(on_two_processes(of_process, tmp_path))
     assert max(output_gaps(two, one).values()) < 1e-14, "nudged may_be_equal, and fed alike"
     torch.testing.assert_close(two.losses, one.losses, rtol=1e-13, atol=0)
     assert all(may_be_equal(two.fingerprints[name], fingerprint) for name, fingerprint in one.fingerprints.items())

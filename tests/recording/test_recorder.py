@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from xent.recording import Recorder, trace_file
+from xent.recording import Recorder
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import may_be_equal
-from xent.recording.trace import Trace
+from xent.recording.trace import Trace, load
 
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
 
@@ -50,7 +50,7 @@ def recorded(**arguments: Any) -> Trace:
 def test_a_loop_of_ones_own_leaves_a_trace(tmp_path: Path) -> None:
     settings = {"kernel": "mine", "seed": 3}
     trace = recorded(folder=tmp_path / "runs" / "mine", settings=settings, nudge=2)
-    loaded = trace_file.load(tmp_path / "runs" / "mine")
+    loaded = load(tmp_path / "runs" / "mine")
     assert {
         "kernel": "mine",
         "seed": 3,
@@ -170,7 +170,7 @@ def test_outputs_keep_shape_and_type(dtype: torch.dtype, tmp_path: Path) -> None
     recorder = Recorder(tmp_path, steps=1)
     recorder.step(torch.tensor([[2.5]]), lambda: torch.tensor(1 / 3, dtype=dtype))
     recorder.finish()
-    (outputs,) = trace_file.load(tmp_path).probes.values()
+    (outputs,) = load(tmp_path).probes.values()
     assert torch.equal(outputs, torch.tensor(1 / 3, dtype=dtype)) and outputs.dtype == dtype
 
 

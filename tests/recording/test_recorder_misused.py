@@ -46,10 +46,10 @@ MISUSES: dict[str, Callable[[Recorder], None]] = {
     r"step.. was called more than steps=1 times: give the number of steps you make": step_twice,
     r"finish.. after 0 of 1 steps: make them all, or give fewer": lambda recorder: recorder.finish(),
     r"step.. got a loss of shape .3.: expected a scalar": lambda recorder: recorder.step(torch.ones(3), zeros),
-    r"the probe made torch.int64 .1.: expected a tensor of floating point": lambda r: r.step(
+    r"the probe made torch.int64 of shape .1.: expected a tensor of floating point": lambda r: r.step(
         1.0, lambda: torch.ones(1).int().long()
     ),
-    r"the probe made torch.float32 .0.: expected": lambda r: r.step(1.0, lambda: torch.zeros(0)),
+    r"the probe made torch.float32 of shape .0.: expected": lambda r: r.step(1.0, lambda: torch.zeros(0)),
     r"nudge.. got the same module twice": nudge_twice,
     "the probe made tuple: expected a tensor": lambda recorder: recorder.step(1.0, lambda: (zeros(),)),  # type: ignore
     r"the probe made torch.float32 of shape .3. and torch.float32 of shape .2., after 1 steps": change_shape,

@@ -1,5 +1,6 @@
 """A training on another device than the CPU: a GPU, or where there is none one made for tests, with the same bits."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from torch import nn
 from tests.helpers.accelerators import Operations, waits
 from tests.helpers.commands import run_of, small, train_py, trained
 from tests.helpers.runs import differences, judged
-from tests.runs.test_checkpoint import killed_at
+from tests.training.test_checkpoint import killed_at
 from train import train
-from xent.cli.build import build, load_data
+from xent.cli.build import build
 from xent.recording.device import widest_float
 from xent.recording.errors import Stopped
-from xent.recording.nudge import bits_of_weights, nudge_weights
-from xent.training.device import prepare
+from xent.recording.nudge import nudge_weights
+from xent.recording.streams import stream
+from xent.training.datasets import load
+from xent.training.device import choose_device
 from xent.training.loop import fit
 from xent.verdict.floor import bitwise_identical, output_gaps
 
@@ -54,7 +57,7 @@ def test_a_run_is_that_of_the_cpu(changes: dict[str, object], accelerator: str, 
 def test_auto_takes_it_and_says_so(accelerator: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     trained(tmp_path, *small(device="auto"))
     assert f"device={accelerator}:0: training for" in capsys.readouterr().out
-    assert prepare("cpu").type == "cpu"
+    assert choose_device("cpu").type == "cpu"
 
 
 def test_a_comparison_by_device(accelerator: str, tmp_path: Path) -> None:
@@ -85,11 +88,12 @@ def test_no_step_waits_that_is_not_logged(
     def fitted(steps: int, batch_size: int, counted: bool = False) -> tuple[list[str], dict[str, int]]:
         settings = SMALL | {"batch_size": batch_size, "max_steps": steps, "log_every": 1000}
         run = run_of(tmp_path, *small(**settings | changes), f"loss={loss}", f"device={accelerator}")
-        images, test_images = load_data(run, None)
+        images, test_images = load(run.config.data, run.device, run.dtype)
         training = build(run, images)
         operations = Operations()
         with waits() as waited, operations if counted else nullcontext():  # counting may change what PyTorch does
-            fit(training, images, test_images, run.config.log_every)
+            for _ in fit(training, images, test_images, run.config.log_every):
+                pass
         return waited, operations.counted
 
     fitted(1, 32)  # what PyTorch sets up at first may wait
@@ -103,14 +107,14 @@ def test_nudging_weights_takes_as_many_operations_for_wide_layers(accelerator: s
         device = torch.device(accelerator)
         layer = nn.Linear(width, width, dtype=widest_float(device)).to(device)
         with Operations() as found:
-            nudge_weights(layer, bits_of_weights(1))
+            nudge_weights(layer, stream("nudged weights", 1))
         return dict(found.counted)
 
     assert operations(8) == operations(40)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_a_run_that_was_killed_goes_on_as_if_it_was_not(
+def test_a_run_that_was_killed_resumes_as_if_it_was_not(
     model: str, accelerator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small(**SMALL | {"model": model, "nudge": 1, "checkpoint_every": 5, "device": accelerator})
@@ -121,7 +125,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_was_not(
 
 
 @pytest.mark.parametrize("begun", ["cpu", "accelerator"])
-def test_a_run_goes_on_on_another_device_which_is_noted(
+def test_a_run_resumes_on_another_device_which_is_noted(
     begun: str, accelerator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, then = ("cpu", accelerator) if begun == "cpu" else (accelerator, "cpu")
@@ -130,16 +134,18 @@ def test_a_run_goes_on_on_another_device_which_is_noted(
     killed_at(10, monkeypatch, tmp_path / "killed", *settings, f"device={first}")
     capsys.readouterr()
     train(run_of(tmp_path / "killed", *settings, f"device={then}"))
-    before, now = (str(prepare(name)) for name in (first, then))
-    assert f"device={now}, {before} before: going on after step 5 of 12" in capsys.readouterr().out
+    before, now = (str(choose_device(name)) for name in (first, then))
+    assert re.search(
+        rf"device={now}, with device={before}.* before: resuming after step 5 of 12", capsys.readouterr().out
+    )
     found = trained(tmp_path / "killed", *settings, f"device={then}")
-    assert (found.settings["device"], found.settings["device_before"]) == (now, [before])
+    assert (found.settings["device"], [each["device"] for each in found.settings["before"]]) == (now, [before])
     assert max(output_gaps(found, whole).values()) < 1e-10
 
 
 def test_a_loss_that_is_no_number_is_seen_when_logged(accelerator: str, tmp_path: Path) -> None:
     settings = small(**{"optimizer.lr": 1e30, "log_every": 3, "device": accelerator})
-    with pytest.raises(Stopped, match="the loss is nan at step 2: .* when seen at step 3"):
+    with pytest.raises(Stopped, match="the loss is nan at step 2, seen at step 3: "):
         train(run_of(tmp_path, *settings))
     saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
     assert {each.device.type for each in saved.values() if isinstance(each, torch.Tensor)} == {"cpu"}

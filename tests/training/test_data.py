@@ -1,3 +1,7 @@
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -25,12 +29,13 @@ def as_bytes(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.uint8)
 
 
-def test_a_batch_is_what_torchvisions_transforms_make_of_the_same_images() -> None:
+def test_a_batch_is_what_torchvisions_transforms_make_of_the_same_images(tmp_path: Path) -> None:
     config = Data("MNIST", str(PROJECT / "data"), [0.1307], [0.3081])
     train, test = load(config, CPU, torch.float32)
     assert (len(train), len(test), train.shape, train.classes) == (60_000, 10_000, (1, 28, 28), 10)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    published = MNIST(PROJECT / "data", train=True, transform=transform)
+    shutil.copytree(PROJECT / "data" / "MNIST", tmp_path / "MNIST")
+    published = MNIST(tmp_path, train=True, transform=transform, download=True)  # which unpacks the copy
     expected = torch.stack([published[i][0] for i in range(32)])
     torch.testing.assert_close(train.normalised(train.images[:32]), expected, rtol=1e-6, atol=1e-6)
     assert train.labels[:32].tolist() == [published[i][1] for i in range(32)]
@@ -64,6 +69,29 @@ def test_the_seed_alone_draws_the_batches() -> None:
     np.random.seed(5)
     assert all(map(torch.equal, first, drawn(seed=1)))
     assert not all(map(torch.equal, first, drawn(seed=2)))
+
+
+@pytest.mark.parametrize(
+    ("seed", "labels", "images"),
+    [(0, "e5bc2a2e3facafd4", "ebf5dbb4e2bb3c66"), (1, "6f3110165fba694d", "f9ce08cfc5f2e85d")],
+)
+def test_the_batches_of_a_seed_are_the_same_everywhere(seed: int, labels: str, images: str) -> None:
+    """No machine, version of PyTorch or of NumPy may change the order, the crops and the flips unseen."""
+    plain = [target for _, target in batches(split(1000), 100, seed, steps=20)]
+    assert sha256(torch.cat(plain).numpy().tobytes()).hexdigest()[:16] == labels
+    augmented = [as_bytes(batch) for batch, _ in batches(split(1000, crop_padding=2, flip=True), 100, seed, steps=20)]
+    assert sha256(torch.cat(augmented).numpy().tobytes()).hexdigest()[:16] == images
+
+
+def test_the_processes_of_a_batch_share_its_draws() -> None:
+    """Each has its rows of the images, as they are in the whole, and all the labels."""
+    data = split(n=40, crop_padding=2, flip=True)
+    parts = [slice(0, 3), slice(3, 8)]
+    whole = list(batches(data, 8, seed=3, steps=7))
+    shares = [list(batches(data, 8, seed=3, steps=7, rows=rows)) for rows in parts]
+    for (images, labels), *own in zip(whole, *shares, strict=True):
+        assert all(torch.equal(part, images[rows]) for (part, _), rows in zip(own, parts))
+        assert all(torch.equal(target, labels) for _, target in own)
 
 
 def test_every_image_is_cropped_at_its_own_place_and_half_are_mirrored() -> None:

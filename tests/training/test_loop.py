@@ -1,4 +1,6 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,7 @@ from xent.recording import Recorder
 from xent.recording.errors import BadInput
 from xent.recording.trace import Trace
 from xent.training.data import Split, batches
-from xent.training.evaluation import evaluate, predict
-from xent.training.loop import NO_CALLBACKS, Callbacks, Step, Training, fit
-from xent.training.parity import scalars
+from xent.training.loop import Step, Training, evaluate, fit, predict
 from xent.verdict.floor import bitwise_identical, output_gaps
 
 
@@ -25,14 +25,27 @@ def split(n: int = 40) -> Split:
     return Split(images, torch.arange(n) % 3, 3, mean, std)
 
 
-def fitted(steps: int, callbacks: Callbacks = NO_CALLBACKS, log_every: int = 4, test_every: int | None = None) -> Trace:
+def training(steps: int, **changes: Any) -> Training:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    recorder = Recorder(steps=steps)
-    training = Training(model, nn.CrossEntropyLoss(), optimizer, recorder, batch_size=8, seed=0)
-    fit(training, split(), split(30), log_every, callbacks, test_every)
-    return recorder.trace
+    parts = {
+        "model": model,
+        "loss": nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "recorder": Recorder(steps=steps),
+    }
+    return Training(**parts | {"batch_size": 8, "seed": 0} | changes)  # type: ignore[arg-type]
+
+
+def steps_of(made: Training, log_every: int = 4, test_every: int | None = None) -> Iterator[Step]:
+    return fit(made, split(), split(30), log_every, test_every)
+
+
+def fitted(steps: int, test_every: int | None = None) -> Trace:
+    made = training(steps)
+    for _ in steps_of(made, test_every=test_every):
+        pass
+    return made.recorder.trace
 
 
 def test_the_trace_holds_every_step_the_probe_steps_and_the_evaluations() -> None:
@@ -51,36 +64,49 @@ def test_evaluations_are_as_seldom_as_one_asks_for_and_change_nothing() -> None:
     assert seldom.tests[13] == usual.tests[13]
 
 
-def test_every_logged_step_has_the_same_scalars() -> None:
-    logged: dict[int, dict[str, float]] = {}
-    model, reference = nn.Linear(16, 3), nn.CrossEntropyLoss()
-    model(torch.ones(1, 16)).sum().backward()  # there are gradients to take the norm of
-
-    def log(step: Step) -> None:
-        logged[step.number] = scalars(step, model, reference)
-
-    trace = fitted(13, Callbacks(log))
-    assert list(logged) == [4, 8, 12, 13], "every four steps, and the last"
-    tags = {"train/loss", "train/accuracy", "train/gradient_norm", "train/learning_rate"}
-    assert all(tags < set(found) for found in logged.values())
-    assert all(found["train/loss"] == trace.losses[step - 1].item() for step, found in logged.items())
+def test_every_step_is_told_of_when_all_of_it_is_recorded() -> None:
+    made = training(13)
+    logged = []
+    for number, step in enumerate(steps_of(made, test_every=6), start=1):
+        trace = made.recorder.trace
+        assert (step.number, trace.step) == (number, number)
+        assert trace.losses[number - 1] == step.loss and trace.losses[number:].isnan().all()
+        assert (number in trace.tests) == (number in (6, 12, 13))
+        logged += [number] * step.is_logged
+    assert logged == [4, 8, 12, 13], "every four steps, and the last"
 
 
-def test_whoever_watches_is_told_after_every_step_and_of_a_loss_that_is_no_number() -> None:
-    told: list[int] = []
-    fitted(3, Callbacks(after_step=lambda: told.append(len(told) + 1)))
-    assert told == [1, 2, 3]
-    seen: list[int] = []
-    recorder = Recorder(steps=12)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def test_a_logged_step_has_what_the_loss_was_given_before_it_wrote_over_it() -> None:
+    def overwriting(logits: Tensor, target: Tensor) -> Tensor:
+        inputs = logits.clone(), target.clone()
+        with torch.no_grad():
+            logits.zero_()
+            target.zero_()
+        return cross_entropy(*inputs)
 
-    def nan_at_step_5(logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(logits, target) * (torch.nan if recorder.trace.step == 4 else 1)
+    for step, expected in zip(steps_of(training(8, loss=overwriting)), steps_of(training(8))):
+        assert step.loss == expected.loss
+        if step.is_logged:
+            assert torch.equal(step.logits, expected.logits) and torch.equal(step.target, expected.target)
+            assert torch.equal(step.logits.grad, expected.logits.grad)  # type: ignore[arg-type]
 
-    training = Training(model, nan_at_step_5, optimizer, recorder, batch_size=8, seed=0)
-    fit(training, split(), split(30), 100, Callbacks(on_nonfinite=lambda step: seen.append(step.number)))
-    assert seen[0] == 5
+
+def test_of_several_microbatches_a_step_has_the_last_and_what_it_adds() -> None:
+    for whole, last in zip(steps_of(training(4)), steps_of(training(4, accumulate=3))):
+        assert torch.equal(last.target, whole.target[5:])
+        assert whole.share is None and last.share == pytest.approx(3 / 8)
+        assert last.loss == pytest.approx(cross_entropy(last.logits, last.target).item() * 3 / 8, rel=1e-6)
+        if last.is_logged:
+            torch.testing.assert_close(last.logits.grad, whole.logits.grad[5:])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 8])
+def test_accumulated_gradients_train_as_the_whole_batch(accumulate: int) -> None:
+    whole, parts = training(13), training(13, accumulate=accumulate)
+    for _ in zip(steps_of(whole), steps_of(parts), strict=True):
+        pass
+    torch.testing.assert_close(parts.recorder.trace.losses, whole.recorder.trace.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_nudge_moves_the_logits_anew_at_every_step_where_the_loss_has_a_precision_of_its_own() -> None:
@@ -95,8 +121,9 @@ def test_a_nudge_moves_the_logits_anew_at_every_step_where_the_loss_has_a_precis
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     data = split(8)
     data = Split(data.images, data.labels, 3, data.mean.double(), data.std.double())
-    training = Training(model, loss, optimizer, Recorder(steps=4, nudge=1), 8, seed=0, loss_dtype=torch.float32)
-    fit(training, data, data, log_every=2)
+    made = Training(model, loss, optimizer, Recorder(steps=4, nudge=1), 8, seed=0, loss_dtype=torch.float32)
+    for _ in fit(made, data, data, log_every=2):
+        pass
     assert {logits.dtype for logits in given} == {torch.float32}
     assert len({tuple(logits.flatten().tolist()) for logits in given}) == 4
 

@@ -37,7 +37,7 @@ def test_what_a_training_does_after_its_first_loss_is_its_own() -> None:
     judge(pairs([*nudged_far, run("scratch", 1e-15)]))
 
 
-@pytest.mark.parametrize(("made", "said"), [(0.0, "the same all the time"), (torch.nan, "no numbers")])
+@pytest.mark.parametrize(("made", "said"), [(0.0, "the same all the time"), (torch.nan, "non-finite")])
 def test_outputs_that_training_does_not_change_are_no_measure(made: float, said: str) -> None:
     runs = [*nudged(1e-15, 2e-15), run("scratch", 1e-15)]
     judge(pairs(runs))

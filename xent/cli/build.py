@@ -1,140 +1,152 @@
-"""A training at its first step, built from a configuration."""
+"""Build a training from a configuration, at its first step."""
 
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from torch import nn
 
-from xent.cli.compose import Run
-from xent.cli.losses import build_loss
-from xent.cli.schema import FirstFilters, Precision
-from xent.cli.together import first_goes_first
-from xent.cli.torchrun import tell, tell_once
-from xent.recording import Recorder, trace_file
-from xent.recording.device import kind
-from xent.recording.errors import BadInput
-from xent.recording.processes import is_first
-from xent.training.compilation import compile_ahead
-from xent.training.data import Split, batches
-from xent.training.datasets import PUBLISHED, load
+from xent.cli.compose import PYTORCHS_ARGUMENTS, Run
+from xent.cli.distributed import tell
+from xent.cli.schema import Precision
+from xent.losses.function import FunctionLoss
+from xent.recording import BadInput, Recorder
+from xent.recording.processes import rank, world_size
+from xent.recording.trace import FILE
+from xent.training.data import Split
 from xent.training.loop import Training
-from xent.training.parts import Parts, slices
+from xent.training.microbatches import target_counts
+from xent.training.models import draw_weights
 from xent.training.validate_loss import in_working_type, trial_logits
-from xent.training.weights import begin_with_cosines, draw_weights
 
-MAX_STEPS = 10**8  # their losses are kept
-MAX_TRIAL = 4096  # rows that a loss is tried on
+MAX_STEPS = 10**8  # the trace keeps the loss of each
 
 
-def tried_loss(run: Run, classes: int) -> nn.Module:
-    """The loss of a run on its device and in its precision. BadInput if it cannot be trained with."""
+def build(run: Run, train: Split) -> Training:
+    """Build model, loss and optimizer at the first step of a training on `train`.
+
+    Raises:
+        BadInput: they cannot be built.
+    """
+    config = run.config
+    steps = _number_of_steps(run, train)
+    torch.manual_seed(config.seed)  # for what a custom model or loss draws
+    model = instantiate(config.model, train.shape, train.classes)
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
+    loss = build_tried_loss(run, train.classes)
+    if world_size() > 1 and any(parameter.requires_grad for parameter in loss.parameters()):
+        raise BadInput("the loss has weights of its own, which one process alone can train: leave torchrun out")
+    target_counts(loss, config.accumulate, train.classes, run.device)  # refuse early what cannot be accumulated
+    draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
+    model = _with_batch_norm_of_parts(model, run).to(run.dtype)
+    if rank() == 0:
+        (run.folder / FILE).unlink(missing_ok=True)  # an earlier trace, of fewer epochs
+    recorder = Recorder(run.folder if rank() == 0 else None, steps=steps, settings=run.settings, nudge=config.nudge)
+    recorder.nudge(model)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(run.device).to(memory_format=layout)
+    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
+    if config.compile:  # two graphs, to keep the gradient of the logits between them
+        torch.compiler.reset()  # a run must not depend on those before it in a sweep
+        # CUDA graphs cost the host the least, but would write over accumulated gradients.
+        mode = "reduce-overhead" if run.device.type == "cuda" and config.accumulate == 1 else None
+        model.compile(mode=mode)
+        loss.compile(mode=mode)
+    batch_size, accumulate, autocast = config.batch_size, config.accumulate, config.precision is Precision.bfloat16
+    return Training(model, loss, optimizer, recorder, batch_size, config.seed, autocast, run.loss_dtype, accumulate)
+
+
+def build_tried_loss(run: Run, classes: int) -> nn.Module:
+    """Build the loss of a run on its device and in its precision, and try it.
+
+    Raises:
+        BadInput: it cannot be trained with.
+    """
     loss = build_loss(run.config.loss).to(run.device)
     autocast = run.config.precision is Precision.bfloat16
     dtype = run.loss_dtype or (torch.bfloat16 if autocast else run.dtype)
-    rows = min(run.config.batch_size, MAX_TRIAL)
-    logits = trial_logits((rows, classes), dtype, run.device)
-    target = torch.arange(len(logits), device=run.device) // 4 % classes  # of the sure rows, half are wrong
+    logits = trial_logits((min(run.config.batch_size, 4096), classes), dtype, run.device)
+    target = torch.arange(len(logits), device=run.device) // 4 % classes  # half of the confident rows are wrong
     with torch.autocast(run.device.type, torch.bfloat16, enabled=autocast):
         return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
 
 
-def load_data(run: Run, saved: dict[str, Any] | None) -> tuple[Split, Split]:
-    """The data to train on and to test with, on the device.
+def build_loss(config: dict[str, Any]) -> nn.Module:
+    """Build the loss that a configuration names: its `_target_`, a class or a function, with arguments.
 
-    BadInput if it is not there and cannot be downloaded, or is not that of a saved run.
+    Raises:
+        BadInput: it is no loss.
     """
-    with first_goes_first():  # which may download it
-        train, test = load(run.config.data, run.device, run.dtype)
-    before = saved["recorder"]["settings"].get("data.content", train.content) if saved else train.content
-    if before != train.content:
-        raise BadInput(
-            f"data.root={run.config.data.root} holds other images or labels than the run began with ({train.content}, "
-            f"then {before}): give it those"
-        )
-    if is_first() and PUBLISHED.get(run.config.data.dataset, train.content) != train.content:
-        tell_once(
-            f"{run.config.data.dataset} in {run.config.data.root} holds other images or labels than were published"
-        )
-    return train, test
+    arguments = _with_tensors(config)
+    target = None
+    with suppress(Exception):  # `instantiate` says what cannot be found
+        target = get_object(str(config["_target_"]))
+    if isinstance(target, nn.Module):
+        return deepcopy(target)
+    if callable(target) and not isinstance(target, type):
+        named = instantiate(arguments | {"_partial_": True}, _convert_="all")
+        return FunctionLoss(named.func, **named.keywords)
+    loss = instantiate(arguments, _convert_="all")
+    if not callable(loss):
+        kind = type(loss).__name__
+        raise BadInput(f"loss._target_ made a {kind}: expected a torch.nn.Module, or a function (logits, target)")
+    return loss if isinstance(loss, nn.Module) else FunctionLoss(loss)
 
 
-def build(run: Run, train: Split) -> Training:
-    """Model, loss and optimizer at the first step of a training on `train`. BadInput if they cannot be built."""
-    config = run.config
+def build_reference(config: dict[str, Any], classes: int) -> nn.Module | None:
+    """PyTorch's loss with those of the arguments that it knows; None if it cannot use them."""
+    arguments = {name: value for name, value in _with_tensors(config).items() if name in PYTORCHS_ARGUMENTS}
+    try:
+        loss = nn.CrossEntropyLoss(**instantiate(arguments, _convert_="all"))
+        deepcopy(loss).float()(torch.zeros(2, classes), torch.tensor([0, classes - 1])).item()
+        return loss
+    except Exception:  # the arguments of a custom loss may be of any type
+        return None
+
+
+def _with_tensors(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a loss, with the weights of classes as a tensor instead of a list."""
+    weight = config.get("weight")
+    is_list = isinstance(weight, list) and all(isinstance(number, int | float) for number in weight)
+    return config | ({"weight": torch.tensor(weight, dtype=torch.float32)} if is_list else {})
+
+
+def _number_of_steps(run: Run, train: Split) -> int:
+    """The number of steps of a run.
+
+    Raises:
+        BadInput: there are too many, or batches cannot be divided.
+    """
+    config, parts = run.config, world_size() * run.config.accumulate
     if config.batch_size > len(train):
         raise BadInput(f"batch_size={config.batch_size}: {config.data.dataset} has {len(train)} training images")
+    if config.batch_size < parts or (config.compile and config.batch_size % parts):
+        expected = f"expected at least {parts}, processes times accumulate, and with compile=true a multiple"
+        raise BadInput(f"batch_size={config.batch_size}: {expected}")
     steps = train.steps_per_epoch(config.batch_size) * config.epochs
     steps = min(steps, config.max_steps or steps)
     if steps > MAX_STEPS:
         raise BadInput(f"epochs={config.epochs} are {steps:,} steps: expected at most {MAX_STEPS:,}")
-
-    torch.manual_seed(config.seed)  # for what a model or a loss of one's own draws
-    of_model = {key: value for key, value in vars(config.model).items() if value is not None}
-    model = instantiate(of_model, train.shape, train.classes)
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"model._target_ made a {type(model).__name__}: expected a torch.nn.Module")
-    loss = tried_loss(run, train.classes)
-    draw_weights(model, config.seed)  # on the CPU, as float32, whatever the device and precision
-    if config.first_filters is FirstFilters.cosines:
-        begin_with_cosines(model)
-    model = normalised_across_processes(model, run).to(run.dtype)
-    if config.processes > 1 and any(each.requires_grad for each in loss.parameters()):
-        raise BadInput(
-            f"processes={config.processes}: the loss has weights of its own, which one process alone can train"
-        )
-    Parts.of(loss, config.accumulate, train.classes, run.device)  # refuses what it cannot do
-    if is_first():
-        (run.folder / trace_file.FILE).unlink(missing_ok=True)  # of fewer epochs
-    folder = run.folder if is_first() else None
-    recorder = Recorder(
-        folder, steps=steps, settings=run.settings | {"data.content": train.content}, nudge=config.nudge
-    )
-    recorder.nudge(model)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model = model.to(run.device).to(memory_format=layout)
-    autocast = config.precision is Precision.bfloat16
-    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
-    if config.compile:
-        if config.batch_size % (config.processes * config.accumulate) > 0:
-            raise BadInput("compile=true: expected a batch_size that processes times accumulate divides, for one shape")
-        images, target = next(batches(train, config.batch_size, config.seed, steps=1))
-        rows = slices(config.batch_size, config.processes * config.accumulate)[0]
-        seconds = compile_ahead(model, loss, images[rows], target[rows], autocast, run.loss_dtype, config.accumulate)
-        if is_first():
-            print(f"compiled in {seconds:.1f} s")
-    return Training(
-        model,
-        loss,
-        optimizer,
-        recorder,
-        config.batch_size,
-        config.seed,
-        autocast,
-        run.loss_dtype,
-        config.accumulate,
-        config.warm_up,
-    )
+    return steps
 
 
-def normalised_across_processes(model: nn.Module, run: Run) -> nn.Module:
-    """The model, with batch normalisation over all processes where PyTorch has that; it is told where it has not."""
-    config = run.config
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return model
-    synchronised = kind(run.device).sync_batch_norm
-    if config.processes > 1 and synchronised:
+def _with_batch_norm_of_parts(model: nn.Module, run: Run) -> nn.Module:
+    """Synchronise batch normalisation over all processes where PyTorch can; warn if it still sees parts of a batch.
+
+    Raises:
+        BadInput: a part has a single image.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    synchronised = run.device.type not in ("cpu", "mps")  # which have no SyncBatchNorm
+    if norms and world_size() > 1 and synchronised:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    parts = config.accumulate * (1 if synchronised else config.processes)
-    of_units = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-    if of_units and config.batch_size // (config.processes * config.accumulate) < 2:
-        raise BadInput(
-            f"batch_size={config.batch_size}: batch normalisation needs two images in each part; expected fewer parts, "
-            "or model.norm=group"
-        )
-    if parts > 1:
-        tell(
-            f"batch normalisation takes its statistics of each of {parts} parts of a batch, so this is another "
-            "training than that of whole batches; model=mlp, or model.norm=group, has none"
-        )
+    parts = run.config.accumulate * (1 if synchronised else world_size())
+    if norms and run.config.batch_size < 2 * parts:
+        raise BadInput(f"batch_size={run.config.batch_size}: batch normalisation needs two images in each part")
+    if norms and parts > 1:
+        what = f"batch normalisation takes its statistics of each of {parts} parts of a batch"
+        tell(f"{what}, so this is another training than that of whole batches; model.norm=group has none")
     return model

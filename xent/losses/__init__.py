@@ -1,1 +1,1 @@
-"""Cross entropy: as the article has it, from scratch, fused, and wrong on purpose. Imports torch and nothing else."""
+"""Cross entropy: the article's, from scratch, fused, and wrong on purpose. Imports torch and nothing else."""

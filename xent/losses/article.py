@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class ArticleCrossEntropyLoss(nn.Module):
-    """Mean cross entropy of logits `[batch, classes]` and class indices `[batch]`, by the logarithm of the softmax.
+    """Mean cross entropy of logits `[batch, classes]` and class indices `[batch]`, from the logarithm of the softmax.
 
     >>> logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 0.0]])
     >>> ArticleCrossEntropyLoss()(logits, torch.tensor([0, 1]))

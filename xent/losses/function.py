@@ -1,4 +1,4 @@
-"""A function as a module, so that it is configured, compiled, moved and trained with as other losses are."""
+"""A loss function as a module, so that it is configured, compiled, moved and trained with like other losses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,16 +7,20 @@ from torch import Tensor, nn
 
 
 class FunctionLoss(nn.Module):
-    """`function(logits, target, **arguments)`; arguments that are tensors are its buffers."""
+    """The loss `function(logits, target, **arguments)` as a module.
+
+    Each argument is an attribute of its own name. Tensors are buffers, so that they move with the module.
+
+    Attributes:
+        function: the loss function.
+        names: the names of its arguments.
+    """
 
     def __init__(self, function: Callable[..., Tensor], **arguments: Any) -> None:
         super().__init__()
-        self.function = function
-        self.arguments = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
-        self.of_tensors = [name for name in arguments if name not in self.arguments]
-        for name in self.of_tensors:
-            self.register_buffer(f"argument_{name}", arguments[name])
+        self._function, self._names = function, list(arguments)
+        for name, value in arguments.items():
+            self.register_buffer(name, value) if isinstance(value, Tensor) else setattr(self, name, value)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        tensors = {name: getattr(self, f"argument_{name}") for name in self.of_tensors}
-        return self.function(logits, target, **self.arguments, **tensors)
+        return self._function(logits, target, **{name: getattr(self, name) for name in self._names})

@@ -1,4 +1,4 @@
-"""Losses that are wrong on purpose, each by a mistake that people make: what the verdict must call different.
+"""Losses that are wrong on purpose, each by a mistake that people make. The verdict must call them different.
 
 Each takes logits `[batch, classes]` and the class indices `[batch]`, and states its mistake in a line.
 """
@@ -110,8 +110,8 @@ def ignored_wrap_round(logits: Tensor, target: Tensor, ignore_index: int) -> Ten
     return -logits.log_softmax(1)[rows, target.masked_fill(target == ignore_index, -1)].mean()
 
 
-# Every function above, by its name. Those that take `ignore_index` show only on data with ignored targets, such as any
-# data with `ignore_index` one of its classes.
+# Every function above, by its name. Those that take `ignore_index` are wrong only on data with ignored targets: any
+# data has them if `ignore_index` is one of its classes.
 MISTAKES: dict[str, Callable[..., Tensor]] = {
     name: value for name, value in list(globals().items()) if isfunction(value) and value.__module__ == __name__
 }
@@ -119,7 +119,14 @@ MISTAKES_IN_IGNORING = [name for name, mistake in MISTAKES.items() if "ignore_in
 
 
 class Impostor(nn.Module):
-    """The loss that makes a mistake, given by the name of its function here."""
+    """A loss with one of the mistakes above, chosen by the name of its function.
+
+    Targets of `ignore_index` are left out before the mistake is made, unless it is a mistake in ignoring.
+
+    Attributes:
+        mistake: the function that makes the mistake.
+        ignore_index: the index of targets that do not count.
+    """
 
     def __init__(self, mistake: str, ignore_index: int = -100) -> None:
         super().__init__()
@@ -134,11 +141,11 @@ class Impostor(nn.Module):
 
 
 class MeanOfMeans(nn.Module):
-    """PyTorch's loss, whose ignored targets the training does not know of.
+    """PyTorch's loss, which does not tell the training of its ignored targets.
 
-    It shows where a batch is trained on in parts, accumulated or by several processes: each part has a mean of its own,
-    and the mean of these is not that of the batch if more targets are ignored in one than in another. Most libraries
-    had it so, until 2024.
+    The mistake shows where a batch is divided, into microbatches or over several processes. Each part then has its own
+    mean, and the mean of these means is not the mean over the batch if one part ignores more targets than another. Most
+    libraries computed it that way until 2024.
     """
 
     def __init__(self, ignore_index: int = -100) -> None:
@@ -146,8 +153,7 @@ class MeanOfMeans(nn.Module):
         self.loss = nn.CrossEntropyLoss(ignore_index=ignore_index)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        loss: Tensor = self.loss(logits, target)
-        return loss
+        return self.loss(logits, target)
 
 
 def _at(logits: Tensor, target: Tensor) -> Tensor:

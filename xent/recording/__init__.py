@@ -1,6 +1,6 @@
-"""What a training leaves for comparison, anyone's or ours: it needs torch and numpy alone."""
+"""The record of a training, anyone's or ours, for comparison. Needs torch and numpy alone."""
 
-from xent.recording.errors import BadInput
+from xent.recording.errors import BadInput, Stopped
 from xent.recording.recorder import Recorder
 
-__all__ = ["BadInput", "Recorder"]
+__all__ = ["BadInput", "Recorder", "Stopped"]

@@ -1,9 +1,9 @@
-"""The two exceptions for a person to read, in one line: what happened, what was expected, what to do."""
+"""The two exceptions that a person reads, in one line: what happened, what was expected, what to do."""
 
 
 class BadInput(Exception):
-    """What was given cannot be used."""
+    """An input cannot be used."""
 
 
 class Stopped(Exception):
-    """A training had to stop. The last checkpoint is kept."""
+    """A training had to stop. Its last checkpoint is kept."""

@@ -1,8 +1,7 @@
-"""Files that are whole at every moment."""
+"""Atomic writes: a file is whole at every moment."""
 
 import errno
 import os
-import shutil
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -11,13 +10,17 @@ from xent.recording.errors import Stopped
 
 
 def write_whole(file: Path, content: BytesIO, previous: Path | None = None) -> None:
-    """Write a file so that whoever reads it, also after a crash, finds all of the old content or all of the new.
+    """Write a file atomically: a reader, even after a crash, finds all of the old content or all of the new.
 
-    The old file is kept as `previous`. Stopped if the new one cannot be written; the old one is as it was then.
+    Args:
+        previous: where the old file is kept. For a moment, only that file is there.
+
+    Raises:
+        Stopped: the new file cannot be written; the old one is kept.
     """
     part = file.with_name(f"{file.name}.part")
     try:
-        with part.open("wb") as unfinished, content.getbuffer() as whole:  # whoever catches the error holds no view
+        with part.open("wb") as unfinished, content.getbuffer() as whole:  # a caught error must not hold the view
             unfinished.write(whole)
             unfinished.flush()
             os.fsync(unfinished.fileno())
@@ -27,16 +30,10 @@ def write_whole(file: Path, content: BytesIO, previous: Path | None = None) -> N
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise cannot_write(file, error, content.getbuffer().nbytes) from error
+        raise cannot_write(file, error) from error
 
 
-def cannot_write(file: Path, error: OSError, size: int) -> Stopped:
-    """What to say when `size` bytes of a file could not be written."""
-    says = f"cannot write {file} ({error.strerror})"
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Stopped(says)
-    try:
-        free = shutil.disk_usage(file.parent).free
-    except OSError:
-        return Stopped(says)
-    return Stopped(f"{says}: it needs {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; make room")
+def cannot_write(file: Path, error: OSError) -> Stopped:
+    """The error of a file that could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return Stopped(f"cannot write {file} ({error.strerror}){': make room there' if full else ''}")

@@ -1,27 +1,31 @@
 """A nudge changes what must not matter, as drawn from a number. 0 changes nothing.
 
-Two correct programs round differently at the first step, and they add in another order at every step. So a nudge moves
-each first weight to a neighbouring number, and puts the samples of every batch in another order.
+Two correct programs round differently at the first step, and add in different orders at every step. So a nudge moves
+each first weight to a neighbouring number, and puts the samples of every batch in another order. Where a loss has a
+precision of its own, its logits are moved too.
 """
 
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from xent.recording.device import sent
+from xent.recording.device import to_device
 from xent.recording.errors import BadInput
 from xent.recording.processes import local_share, local_share_like
-
-
-def bits_of_weights(nudge: int) -> np.random.PCG64:
-    return np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(0,)))
+from xent.recording.streams import random_words, stream
 
 
 def check_can_nudge(model: nn.Module) -> None:
-    """BadInput if some weights have no numbers yet, or are hidden in flat shares."""
+    """Check that the weights of a model can be nudged.
+
+    Raises:
+        BadInput: some weights have no values yet (meta or lazy), or FullyShardedDataParallel hides them in flat shards.
+    """
     flat = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
     if flat and any(isinstance(module, flat) for module in model.modules()):
         raise BadInput("FullyShardedDataParallel hides the weights: nudge the model, then wrap it")
@@ -31,37 +35,94 @@ def check_can_nudge(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def nudge_weights(model: nn.Module, bits: np.random.PCG64, precision: torch.dtype | None = None) -> None:
-    """Move every weight to a neighbouring number of its type, one ULP up or down, as the next bits say.
+def nudge_weights(model: nn.Module, bits: np.random.Generator, precision: torch.dtype | None = None) -> None:
+    """Move every weight by one ULP, up or down: to a neighbouring number of its type.
 
-    Of a weight that is split over processes each moves its share, as it would be moved in the whole.
+    If a weight is sharded over processes, each process moves its shard, just as it would move in the whole weight.
 
     Args:
-        precision: what the training casts the weights to, as autocast does: then by one ULP of that, if it is coarser.
+        bits: draws the directions.
+        precision: the type that the training casts weights to, as autocast does. If it is coarser than the weight's
+            type, the weight moves by one ULP of it.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
             held, up = local_share(parameter), local_share_like(random_bools(parameter.shape, bits), parameter)
             cast = held.to(max(held.dtype, precision or held.dtype, key=lambda dtype: torch.finfo(dtype).eps))
-            held += _next(cast, up).to(held.dtype) - cast.to(held.dtype)
+            held += neighbours(cast, up).to(held.dtype) - cast.to(held.dtype)
 
 
-def random_neighbours(values: Tensor, bits: np.random.PCG64) -> Tensor:
-    """The next number of the type of each value, up or down as the next bits say."""
-    return _next(values, random_bools(values.shape, bits))
+def rounded_logits(logits: Tensor, dtype: torch.dtype, nudge: int, step: int) -> Tensor:
+    """Cast logits to the precision of the loss; a nudge moves each by one ULP of it.
+
+    Any kernel of that precision may round so. Gradients flow through.
+
+    Args:
+        logits: `[batch, classes, ...]`.
+        dtype: the precision in which the loss computes.
+        nudge, step: the direction, up or down, is drawn from both.
+    """
+    rounded = logits.to(dtype)
+    if nudge == 0:
+        return rounded
+    with torch.no_grad():
+        up = random_bools(rounded.shape, stream("nudged logits", nudge, step))
+        move = neighbours(rounded, up) - rounded  # exact
+    return rounded + move
 
 
-def random_bools(shape: torch.Size, bits: np.random.PCG64) -> Tensor:
-    """As many bools as the shape has places, 64 from a word of random bits."""
-    words = bits.random_raw(-(-shape.numel() // 64)).astype("<u8")
+def random_bools(shape: torch.Size, bits: np.random.Generator) -> Tensor:
+    """Random bools of this shape, 64 from each random word."""
+    words = random_words(bits, -(-shape.numel() // 64)).astype("<u8")
     return torch.from_numpy(np.unpackbits(words.view(np.uint8), count=shape.numel()).view(np.bool_)).view(shape)
 
 
-def _next(values: Tensor, up: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.where(sent(up, values.device), torch.inf, -torch.inf).to(values))
+def neighbours(values: Tensor, up: Tensor) -> Tensor:
+    """The neighbouring number of each value in its type: the next one up or down."""
+    return torch.nextafter(values, torch.where(to_device(up, values.device), torch.inf, -torch.inf).to(values))
 
 
 def batch_order(samples: int, nudge: int, step: int) -> Tensor:
-    """The places `[samples]` of a batch in the order that a nudge gives it at a step."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(nudge, spawn_key=(1, step))))
-    return torch.from_numpy(generator.permutation(samples))
+    """The order `[samples]` in which a nudge puts the samples of a batch at this step."""
+    return torch.from_numpy(stream("nudged order", nudge, step).permutation(samples))
+
+
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a batch.
+
+    Args:
+        batch: a tensor, or nested lists, tuples and dicts of tensors.
+
+    Raises:
+        BadInput: the batch holds anything else.
+    """
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | list | tuple):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors_of(part)
+    else:
+        raise BadInput(f"reorder() got a {type(batch).__name__}: expected tensors, or lists, tuples and dicts of them")
+
+
+def samples_of(tensors: list[Tensor], dim: int) -> int:
+    """The number of samples along `dim`, the same in all tensors.
+
+    Raises:
+        BadInput: the tensors have different numbers of samples, or there are none.
+    """
+    sizes = sorted({tensor.shape[dim] if -tensor.ndim <= dim < tensor.ndim else 0 for tensor in tensors})
+    if len(sizes) != 1:
+        samples = " and ".join(map(str, sizes)) or "no"
+        raise BadInput(f"reorder() got tensors of {samples} samples along dim {dim}: expected as many in each")
+    return sizes[0]
+
+
+def reordered(batch: Any, dim: int, order: Tensor) -> Any:
+    """The batch in the same form, with the samples of each tensor along `dim` in this order."""
+    if isinstance(batch, Tensor):
+        return batch.index_select(dim, to_device(order, batch.device))
+    if isinstance(batch, Mapping):
+        return {key: reordered(part, dim, order) for key, part in batch.items()}
+    parts = [reordered(part, dim, order) for part in batch]
+    return parts if isinstance(batch, list) else tuple(parts)

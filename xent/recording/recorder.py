@@ -1,4 +1,4 @@
-"""The recorder of a training: of anyone's loop, and of ours."""
+"""The recorder of a training, in anyone's loop or ours."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xent.recording import trace_file
-from xent.recording.batch import reordered, samples_of, tensors_of
 from xent.recording.device import widest_float
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint
-from xent.recording.machine import machine
-from xent.recording.nudge import batch_order, bits_of_weights, check_can_nudge, nudge_weights
-from xent.recording.processes import is_distributed, is_first, mean_over_processes, whole
-from xent.recording.settings import precision_of, run_settings
-from xent.recording.trace import NO_EFFECT, Trace, is_probe_step
+from xent.recording.nudge import batch_order, check_can_nudge, nudge_weights, reordered, samples_of, tensors_of
+from xent.recording.processes import rank, sum_over_ranks, whole, world_size
+from xent.recording.settings import machine_settings, precision_of, run_settings
+from xent.recording.streams import stream
+from xent.recording.trace import FILE, Trace, is_probe_step, save
 
 Probe = Callable[[], Tensor]
 
@@ -34,109 +32,119 @@ class Recorder:
     ...     run.step(loss, probe=lambda: model(fixed_inputs))
     >>> run.finish()
 
-    The host waits for the device at probe steps only: after 1, 2, 4, 8, ... steps and the last. With several processes,
-    call it in each of them; rank 0 writes.
+    The host waits for the device at probe steps only: after 1, 2, 4, 8, ... steps and after the last. With several
+    processes, call it on every rank; rank 0 writes.
+
+    Attributes:
+        trace: what is recorded so far.
     """
 
     def __init__(
-        self,
-        folder: str | Path | None = None,
-        *,
-        steps: int,
-        settings: Mapping[str, Any] | None = None,
-        nudge: int = 0,
+        self, folder: str | Path | None = None, *, steps: int, settings: Mapping[str, Any] | None = None, nudge: int = 0
     ) -> None:
-        """BadInput if the folder holds a finished run, or cannot be made.
+        """Begin to record a training.
 
         Args:
             folder: where to write the trace; None keeps it in memory.
-            steps: how many the training is to make.
-            settings: everything that the training depends on: what you compare, the `seed`, and the `precision`, if
-                the training computes in another type than its outputs have, `bfloat16` under autocast. The device, its
-                processor and PyTorch are added.
+            steps: the number of steps that the training is to make.
+            settings: everything that the training depends on: what you compare, the `seed`, and the `precision` if the
+                training computes in another type than its outputs have (`bfloat16` under autocast). The device, its
+                processor and PyTorch's version are added.
             nudge: draws what must not matter; 0 changes nothing.
+
+        Raises:
+            BadInput: the folder holds a finished run or cannot be made, or an argument is out of range.
         """
         if not isinstance(steps, int) or not isinstance(nudge, int) or steps < 1 or nudge < 0:
             raise BadInput(f"steps={steps}, nudge={nudge}: expected an integer of 1 or more, and one of 0 or more")
         self._folder = Path(folder) if folder else None
-        if self._folder:
-            _make(self._folder)
+        if self._folder and (self._folder / FILE).exists():
+            raise BadInput(f"{folder} holds a finished run: delete its {FILE}, or give another folder")
+        try:
+            (self._folder or Path()).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{folder} cannot be made ({error.strerror}): give another folder") from error
         self._models: list[nn.Module] = []
-        self._bits = bits_of_weights(nudge)
+        self._bits = stream("nudged weights", nudge)
         losses = torch.full((steps,), nan, dtype=torch.float64)
-        self._trace = Trace(run_settings(settings or {}, nudge), losses)
-        self._on_its_way: tuple[int, Callable[[], Tensor]] | None = None  # a loss, and its index
-
-    @property
-    def trace(self) -> Trace:
-        """What is recorded so far."""
-        self._receive()
-        return self._trace
+        self.trace = Trace(run_settings(settings or {}, nudge), losses)
 
     @property
     def steps(self) -> int:
-        """How many the training is to make."""
-        return len(self._trace.losses)
+        """The number of steps that the training is to make."""
+        return len(self.trace.losses)
 
     @property
     def steps_made(self) -> int:
-        return self._trace.step
+        """The number of steps recorded so far."""
+        return self.trace.step
 
     @property
     def seed(self) -> int:
-        """That of the settings, to draw first weights and batches from."""
-        return int(self._trace.settings["seed"])
+        """The seed of the settings: draw first weights and batches from it."""
+        return int(self.trace.settings["seed"])
 
     def nudge(self, model: nn.Module) -> None:
-        """Move every weight by one unit in the last place, as drawn from the run's nudge; a nudge of 0 moves none.
+        """Move every weight by one ULP (unit in the last place), as drawn from the run's nudge; 0 moves none.
 
         Call it in every run, once for each module that is trained: before the first step, and before you load the state
-        of a stopped run. Probes are taken with these modules in evaluation mode. Weights split by `fully_shard` are
-        moved as the whole would be; BadInput for a FullyShardedDataParallel: nudge the model before you wrap it.
+        of a stopped run. Probes are taken with these modules in evaluation mode. Weights sharded by `fully_shard` move
+        as the whole would.
+
+        Raises:
+            BadInput: steps were made before it, a module was nudged twice, weights have no values yet, or the model is
+                a FullyShardedDataParallel: nudge the model before you wrap it.
         """
-        trace = self._trace
+        trace = self.trace
         if trace.step > 0:
             raise BadInput(f"nudge() after {trace.step} steps: nudge the model first, then load its state")
         if any(model is nudged for nudged in self._models):
             raise BadInput("nudge() got the same module twice: nudge each module once")
         check_can_nudge(model)
-        self._note("first weights", (whole(parameter) for parameter in model.parameters()), split=False)
+        self._fingerprint("first weights", (whole(parameter) for parameter in model.parameters()), split=False)
         if trace.settings["nudge"] > 0:
             nudge_weights(model, self._bits, precision_of(trace.settings))
         self._models.append(model)
 
     def reorder(self, *batch: Any, dim: int = 0) -> Any:
-        """A batch with its samples, along `dim`, in another order, in all tensors the same; for a nudge of 0 as it is.
+        """Put the samples of a batch in the order of the nudge, the same in all tensors. A nudge of 0 changes nothing.
 
         Args:
             batch: tensors, or lists, tuples and dicts of them.
+            dim: the dimension of the samples.
 
         Returns:
-            the same: of several arguments a tuple.
+            the batch in the same form; a tuple for several arguments.
+
+        Raises:
+            BadInput: the batch holds anything but tensors, or tensors of different numbers of samples.
         """
         tensors = list(tensors_of(batch))
         samples = samples_of(tensors, dim)
-        step, nudge = self._trace.step + 1, self._trace.settings["nudge"]
+        step, nudge = self.trace.step + 1, self.trace.settings["nudge"]
         if is_probe_step(step, self.steps):
-            self._note(f"batch {step}", tensors, split=True)
+            self._fingerprint(f"batch {step}", tensors, split=True)
         if nudge > 0:
-            order = batch_order(samples, nudge, step)
-            batch = reordered(batch, dim, order)
+            batch = reordered(batch, dim, batch_order(samples, nudge, step))
         return batch if len(batch) > 1 else batch[0]
 
     def begin(self, probe: Probe) -> None:
         """Record the outputs before the first step, to show that runs begin alike. The verdict does not need them."""
-        self._look(probe)
+        self._record_probe(probe)
 
     def step(self, loss: Tensor | float, probe: Probe) -> None:
-        """Record a step that was made: its loss and, at probe steps, the outputs.
+        """Record a step after it was made: its loss and, at probe steps, the outputs.
 
         Args:
-            loss: of the whole step, a scalar; the mean over the processes is recorded.
-            probe: makes the outputs that runs are compared by, a tensor of any shape, from inputs that are the same in
-                every run. It is called at probe steps only, without gradients and in evaluation mode.
+            loss: the loss of the whole step, a scalar. The mean over the processes is recorded.
+            probe: returns the outputs by which runs are compared, a tensor of any shape, from inputs that are the same
+                in every run. It is called at probe steps only, without gradients and in evaluation mode.
+
+        Raises:
+            BadInput: there are more steps than `steps`, the loss is no scalar, or the probe returns no floating-point
+                tensor, or one of another shape or type than before.
         """
-        trace = self._trace
+        trace = self.trace
         if trace.step == self.steps:
             raise BadInput(f"step() was called more than steps={self.steps} times: give the number of steps you make")
         value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
@@ -144,99 +152,88 @@ class Recorder:
             raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
         if trace.losses.device != value.device:  # at the first step
             trace.losses = trace.losses.to(value.device, widest_float(value.device))
-        if is_distributed():
-            self._receive()
-            self._on_its_way = trace.step, mean_over_processes(value.reshape(()).to(trace.losses.dtype))
-        else:
-            trace.losses[trace.step] = value
+        # DistributedDataParallel takes the gradient of this mean over the processes.
+        trace.losses[trace.step] = sum_over_ranks(value.reshape(()).to(trace.losses.dtype)) / world_size()
         trace.step += 1
         if is_probe_step(trace.step, self.steps):
-            self._look(probe)
+            self._record_probe(probe)
 
     def test(self, loss: float, accuracy: float = nan) -> None:
-        """Record an evaluation, after this step, on data that is not trained on. The report shows it."""
-        self._trace.tests[self._trace.step] = float(loss), float(accuracy)
+        """Record an evaluation after this step, on data that is not trained on. The report shows it.
+
+        Args:
+            loss: the mean over that data.
+            accuracy: between 0 and 1; NaN if it is not measured.
+        """
+        self.trace.tests[self.trace.step] = float(loss), float(accuracy)
 
     def finish(self) -> None:
-        """Write `trace.npz` into the folder. BadInput if steps are missing, Stopped if it cannot be written."""
+        """Complete the trace, and write it into the folder as `trace.npz`.
+
+        Raises:
+            BadInput: steps are missing.
+            Stopped: the file cannot be written.
+        """
         trace = self.trace
         if trace.step < self.steps:
             raise BadInput(f"finish() after {trace.step} of {self.steps} steps: make them all, or give fewer")
         device = trace.losses.device
-        precision = str(trace.first_outputs.dtype).removeprefix("torch.") if is_first() else ""
-        for key, value in ({"precision": precision, "device": str(device)} | machine(device)).items():
-            trace.settings.setdefault(key, value)
-        if self._folder and is_first():
-            trace_file.save(trace, self._folder)
+        precision = str(trace.first_outputs.dtype).removeprefix("torch.") if rank() == 0 else ""
+        known = {"precision": precision, "device": str(device)} | machine_settings(device)
+        trace.settings = known | trace.settings
+        if self._folder and rank() == 0:
+            save(trace, self._folder)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is recorded so far, to be saved with the states of model and optimizer."""
+        """The record so far, to be saved with the states of model and optimizer."""
         trace = self.trace
-        return {
-            "settings": dict(trace.settings),
-            "steps": self.steps,
-            "losses": trace.losses[: trace.step].clone(),  # torch.save keeps all that a view is a part of
-            "probes": dict(trace.probes),
-            "tests": dict(trace.tests),
-            "fingerprints": dict(trace.fingerprints),
-        }
+        losses = trace.losses[: trace.step].clone()  # of a view, torch.save would save the whole storage
+        parts = {name: dict(getattr(trace, name)) for name in ("settings", "probes", "tests", "fingerprints")}
+        return {"steps": self.steps, "losses": losses, **parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the steps of a run that was stopped. BadInput if that was another run."""
+        """Resume the record of a stopped run, after its steps.
+
+        Raises:
+            BadInput: the state is that of a run with other settings.
+        """
         trace = self.trace
         old, new = state["settings"] | {"steps": state["steps"]}, trace.settings | {"steps": self.steps}
-        changed = [key for key in old | new if key not in NO_EFFECT and old.get(key) != new.get(key)]
+        changed = [f"{key}={old.get(key)}, not {new.get(key)}" for key in old | new if old.get(key) != new.get(key)]
         if changed:
-            said = ", ".join(f"{key}={old.get(key)}, not {new.get(key)}" for key in changed)
-            raise BadInput(f"the state is that of a run with {said}: give its settings, or begin a new run")
+            raise BadInput(f"the state is that of a run with {', '.join(changed)}: give its settings, or a new run")
         trace.step = len(state["losses"])
         trace.losses[: trace.step] = state["losses"]
-        # without the last step of a shorter run, which is none to look at in a longer one
+        # the last step of a shorter run is no probe step of a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
         trace.tests, trace.fingerprints = dict(state["tests"]), dict(state["fingerprints"])
 
-    def _receive(self) -> None:
-        """Record the loss that is on its way, if one is."""
-        if self._on_its_way:
-            index, arrived = self._on_its_way
-            self._trace.losses[index] = arrived()
-            self._on_its_way = None
-
-    def _note(self, name: str, tensors: Iterable[Tensor], split: bool) -> None:
-        """Add numbers to the fingerprint of a name."""
-        fingerprints = self._trace.fingerprints
+    def _fingerprint(self, name: str, tensors: Iterable[Tensor], split: bool) -> None:
+        """Add these tensors to the fingerprint of this name."""
+        fingerprints = self.trace.fingerprints
         fingerprints[name] = fingerprint(tensors, before=fingerprints.get(name, NONE), split=split)
 
     @torch.no_grad()
-    def _look(self, probe: Probe) -> None:
-        trace = self._trace
+    def _record_probe(self, probe: Probe) -> None:
+        trace = self.trace
         with evaluating(*self._models):
             outputs = probe()
-        if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.numel() == 0:
-            made = f"{outputs.dtype} {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise BadInput(f"the probe made {made}: expected a tensor of floating point numbers, logits say")
+        is_tensor = isinstance(outputs, Tensor)
+        kind = f"{outputs.dtype} of shape {list(outputs.shape)}" if is_tensor else type(outputs).__name__
+        if not is_tensor or not outputs.is_floating_point() or outputs.numel() == 0:
+            raise BadInput(f"the probe made {kind}: expected a tensor of floating point numbers, logits say")
         outputs = whole(outputs)
         before = trace.first_outputs if trace.probes else outputs
         if (outputs.shape, outputs.dtype) != (before.shape, before.dtype):
-            both = " and ".join(f"{each.dtype} of shape {list(each.shape)}" for each in (before, outputs))
+            both = f"{before.dtype} of shape {list(before.shape)} and {kind}"
             raise BadInput(f"the probe made {both}, after {trace.step} steps: expected one shape and type")
-        if is_first():
-            trace.probes[trace.step] = outputs.to("cpu", copy=True)  # of weights, say, which change
-
-
-def _make(folder: Path) -> None:
-    """The folder of a run. BadInput if it holds one that is finished, or cannot be made."""
-    if (folder / trace_file.FILE).exists():
-        raise BadInput(f"{folder} holds a finished run: delete its {trace_file.FILE}, or give another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{folder} cannot be made ({error.strerror}): give another folder") from error
+        if rank() == 0:
+            trace.probes[trace.step] = outputs.to("cpu", copy=True)  # a copy: the outputs may be weights, which change
 
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Models in evaluation mode, and after it each of their modules in the mode that it had."""
+    """Put models in evaluation mode, and each of their modules back in its own mode afterwards."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()

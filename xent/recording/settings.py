@@ -1,7 +1,10 @@
-"""The settings of a run as a trace keeps them: JSON values by dotted names."""
+"""The settings of a run as a trace keeps them: JSON values by dotted name, including the machine's."""
 
 import json
+import platform
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,35 +13,57 @@ from xent.recording.errors import BadInput
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values by dotted names; what JSON does not know, such as a path or a type, as text.
+    """Flatten nested settings to JSON values by dotted name. What JSON lacks, such as a path or a type, becomes text.
 
     >>> flat_settings({"optimizer": {"lr": 0.1}, "dtype": torch.float32})
     {"optimizer.lr": 0.1, "dtype": "torch.float32"}
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{name}": inner for name, inner in flat_settings(value).items()}
+            flat |= {f"{key}.{name}": inner for name, inner in flat_settings(value).items()}
         else:
-            found[str(key)] = json.loads(json.dumps(value, default=_plain))
-    return found
-
-
-def run_settings(settings: Mapping[str, Any], nudge: int) -> dict[str, Any]:
-    """Those that a recorder is given, with seed and nudge. BadInput if they hold another nudge, or no integer."""
-    found = {"seed": 0} | flat_settings(settings)
-    if not isinstance(found["seed"], int) or found.get("nudge", nudge) != nudge:
-        given = {key: found[key] for key in ("seed", "nudge") if key in found}
-        raise BadInput(f"settings have {given}: expected an integer seed, and the nudge as an argument of its own")
-    return found | {"nudge": nudge}
-
-
-def precision_of(settings: Mapping[str, Any], key: str = "precision") -> torch.dtype | None:
-    """The type that a setting names, if it is one."""
-    found = getattr(torch, str(settings.get(key)), None)
-    return found if isinstance(found, torch.dtype) else None
+            flat[str(key)] = json.loads(json.dumps(value, default=_plain))
+    return flat
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy or PyTorch as Python's, anything else as text."""
+    """A NumPy or PyTorch scalar as a Python number; anything else as text."""
     return value.item() if getattr(value, "shape", None) == () else str(value)
+
+
+def run_settings(settings: Mapping[str, Any], nudge: int) -> dict[str, Any]:
+    """The settings that a recorder got, flattened, with seed and nudge.
+
+    Raises:
+        BadInput: the seed is no integer, or the settings hold another nudge.
+    """
+    flat = {"seed": 0} | flat_settings(settings)
+    if not isinstance(flat["seed"], int) or flat.get("nudge", nudge) != nudge:
+        wrong = {key: flat[key] for key in ("seed", "nudge") if key in flat}
+        raise BadInput(f"settings have {wrong}: expected an integer seed, and the nudge as an argument of its own")
+    return flat | {"nudge": nudge}
+
+
+def precision_of(settings: Mapping[str, Any], key: str = "precision") -> torch.dtype | None:
+    """The dtype that a setting names, or None if it names none."""
+    dtype = getattr(torch, str(settings.get(key)), None)
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+def machine_settings(device: torch.device) -> dict[str, str | int]:
+    """What else the last bits of a run depend on: processor, instruction set, threads, and PyTorch's version."""
+    on_cpu = device.type == "cpu"
+    device_name = getattr(torch.get_device_module(device), "get_device_name", None)  # Apple's is the processor's
+    return {
+        "machine.processor": device_name(device) if device_name else _processor(),
+        "machine.instructions": torch.backends.cpu.get_cpu_capability() if on_cpu else "",
+        "machine.threads": torch.get_num_threads() if on_cpu else 0,
+        "machine.torch": str(torch.__version__),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # on Linux, Python does not know the name
+    name = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return name[1] if name else platform.processor() or platform.machine()

@@ -1,15 +1,26 @@
-"""The trace of a training: what is recorded of it, and comparison reads."""
+"""The trace of a training: what a run records and comparison reads. The file `trace.npz` holds it, in NumPy's format.
 
+docs/reference.md describes the file, which any program can read or write.
+"""
+
+import json
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from xent.recording.errors import BadInput
+from xent.recording.files import write_whole
 from xent.recording.fingerprint import Fingerprint
+from xent.recording.settings import precision_of
 
-# Settings that a run does not depend on.
-NO_EFFECT = ("log_every", "test_every", "checkpoint_every", "on_nonfinite", "data.root", "timeout")
+VERSION = 6
+FILE = "trace.npz"
 
 
 @dataclass
@@ -17,16 +28,15 @@ class Trace:
     """What a run leaves for comparison.
 
     Attributes:
-        settings: every setting of the run by its dotted name, as JSON values.
-        losses: the training loss of every step, `[steps]`; step `i`, counted from 1, stands at `i - 1`. While the run
-            trains, they are on its device.
-        step: how many steps were made; fewer than there are losses while the run trains.
-        probes: the outputs of the probe, of any one shape, after so many steps; on the CPU.
-        tests: loss and accuracy on data that it is not trained on, after so many steps.
-        fingerprints: of the first weights and of some batches, which matched runs have in common.
-        events: the name of the run's event file.
-        folder: where it was loaded from.
-        name: of the run among those it is compared with.
+        settings: every setting that the run depends on, as JSON values by dotted name.
+        losses: the training loss of every step, `[steps]`; that of step `i`, counted from 1, is at `i - 1`. While the
+            run trains, they are on its device.
+        step: the number of steps made. While the run trains, this is less than the number of losses.
+        probes: the outputs of the probe, by the number of steps made; all of one shape, on the CPU.
+        tests: loss and accuracy on data that is not trained on, by the number of steps made.
+        fingerprints: of the first weights and of some batches, by name; matched runs have them in common.
+        folder: where the trace was loaded from.
+        name: the name of the run among those it is compared with.
     """
 
     settings: dict[str, Any]
@@ -35,26 +45,29 @@ class Trace:
     probes: dict[int, Tensor] = field(default_factory=dict)
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
-    events: str = ""
     folder: Path = Path()
     name: str = ""
 
     @property
     def first_outputs(self) -> Tensor:
-        """Those of the first probe, of the shape and type of all."""
+        """The outputs of the first probe. All others have their shape and type."""
         return next(iter(self.probes.values()))
 
 
 def is_probe_step(step: int, steps: int) -> bool:
-    """Steps 0, 1, 2, 4, 8, ... and the last: gaps between runs grow exponentially, and powers of two show that."""
+    """Whether outputs are recorded after this step: 0, 1, 2, 4, 8, ... and the last.
+
+    Gaps between runs grow exponentially, which powers of two show.
+    """
     return step & (step - 1) == 0 or step == steps
 
 
 def learned(losses: Tensor) -> bool:
-    """Whether losses fell: by more than three standard errors from their first tenth to their last, of 50 at most.
+    """Whether the losses fell: from their first tenth to their last, by more than three standard errors.
 
-    The noise of a tenth is estimated from the differences of consecutive losses, which its own fall hardly affects.
-    Losses that are NaN did not fall, nor did losses that jumped and came back. With fewer than 20 losses: True.
+    A tenth has at least 5 and at most 50 losses. Its noise is estimated from the differences of consecutive losses,
+    which its own fall hardly affects. Losses that are NaN did not fall, nor did losses that jumped and came back. Fewer
+    than 20 losses count as learned.
 
     Args:
         losses: of the steps that were made, `[steps]`.
@@ -65,3 +78,72 @@ def learned(losses: Tensor) -> bool:
     first, last = losses[:count].double(), losses[-count:].double()
     variance = sum(part.diff().square().mean() / 2 for part in (first, last))
     return bool(first.mean() - last.mean() > 3 * (variance / count) ** 0.5)
+
+
+def save(trace: Trace, folder: Path) -> None:
+    """Write the trace of a finished run into its folder, as `trace.npz`.
+
+    Raises:
+        Stopped: the file cannot be written.
+    """
+    outputs = torch.stack(list(trace.probes.values()))
+    arrays = {
+        "version": VERSION,
+        "settings": json.dumps(trace.settings),
+        "losses": trace.losses.cpu().double().numpy(),
+        "probe_steps": np.array(list(trace.probes), dtype=np.int64),
+        "probes": (outputs.float() if outputs.dtype == torch.bfloat16 else outputs).numpy(),  # NumPy has no bfloat16
+        "probe_dtype": str(outputs.dtype).removeprefix("torch."),
+        "test_steps": np.array(list(trace.tests), dtype=np.int64),
+        "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
+        "fingerprints": json.dumps(trace.fingerprints),
+    }
+    content = BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_whole(folder / FILE, content)
+
+
+def load(folder: Path) -> Trace:
+    """Read the trace of a run from its folder.
+
+    Raises:
+        BadInput: there is no trace, it cannot be read, or it is of another version.
+    """
+    file = folder / FILE
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            version = int(arrays["version"])
+            if version != VERSION:
+                raise BadInput(f"{file} is of version {version}, this xent reads {VERSION}: train the run again")
+            probes = torch.from_numpy(arrays["probes"]).to(getattr(torch, str(arrays["probe_dtype"])))
+            trace = Trace(json.loads(str(arrays["settings"])), torch.from_numpy(arrays["losses"]))
+            trace.probes = dict(zip(arrays["probe_steps"].tolist(), probes))
+            trace.tests = dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist())))
+            fingerprints = json.loads(str(arrays["fingerprints"]))
+        trace.fingerprints = {name: tuple(sums) for name, sums in fingerprints.items()}
+        trace.step, trace.folder, trace.name = len(trace.losses), folder.resolve(), folder.resolve().name
+        _check(trace, len(probes))
+    except FileNotFoundError as error:
+        raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): train the run again") from error
+    return trace
+
+
+def _check(trace: Trace, probes: int) -> None:
+    """Check that the arrays of a file are a trace: any program may have written them.
+
+    Raises:
+        ValueError: they are not; the message says why.
+    """
+    settings, steps = trace.settings, [*trace.probes]
+    if "precision" not in settings or not all(isinstance(settings.get(key), int) for key in ("seed", "nudge")):
+        raise ValueError(f"settings need integers as seed and nudge, and a precision, and have {settings}")
+    if "loss_precision" in settings and not precision_of(settings, "loss_precision"):
+        raise ValueError(f"loss_precision is {settings['loss_precision']}, expected a type of PyTorch's")
+    if trace.losses.ndim != 1 or trace.step == 0 or not trace.losses.is_floating_point():
+        raise ValueError(f"losses are {trace.losses.dtype} of shape {list(trace.losses.shape)}, expected one a step")
+    if len(steps) != probes or steps != sorted(steps) or not steps or not 0 < steps[-1] <= trace.step:
+        raise ValueError(f"{probes} probes after steps {steps} of {trace.step}, expected them in order, to the last")
+    if not trace.first_outputs.is_floating_point():
+        raise ValueError(f"probes are {trace.first_outputs.dtype}, expected floating point numbers")

@@ -1,4 +1,4 @@
-"""The proof as one line in anyone's test suite, of a loss and of a training."""
+"""The proof as one line in anyone's tests, of a loss and of a training."""
 
 from xent.testing.same_learning import assert_same_learning
 from xent.testing.same_training import assert_same_training

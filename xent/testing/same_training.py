@@ -1,4 +1,4 @@
-"""The proof of a training of one's own, its own loop and all: `assert_same_training(train, reference)`."""
+"""The proof of a training of your own, with its own loop: `assert_same_training(train, reference)`."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,21 +7,18 @@ from typing import Any
 
 import torch
 
-from xent.recording import Recorder
-from xent.recording.device import accelerator, drawing_from
-from xent.recording.errors import BadInput
+from xent.recording import BadInput, Recorder
+from xent.recording.device import accelerator, seeded
 from xent.recording.trace import Trace
-from xent.verdict.explanation import explanation
+from xent.report.explanation import explanation
 from xent.verdict.floor import bitwise_identical
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import Pair, check_same_probes
 
 Train = Callable[..., None]  # (recorder) or (recorder, dtype)
+Settings = Mapping[str, Any] | None
 
 SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
-SEEDS_AND_NUDGES = (1, 4)  # in float64
-# In a half type one seed would let a loss pass that is off by half. The limit is 2 decades over the root of the seeds.
-SEEDS_AND_NUDGES_IF_COARSER = (4, 2)
 
 
 def assert_same_training(
@@ -32,12 +29,12 @@ def assert_same_training(
     dtype: torch.dtype = torch.float64,
     seeds: int | None = None,
     nudges: int | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Settings = None,
 ) -> None:
     """Assert that `train` and `reference` train the same, down to rounding.
 
     Both are functions `(recorder) -> None` that train and record it, as in xent.recording.Recorder; they need not call
-    `finish`. A function that takes a `dtype` is given it: in float64 the smallest mistake shows.
+    `finish`. A function with a parameter `dtype` gets it: in float64 the smallest mistake shows.
 
     >>> def train(recorder, dtype, attention=mine):
     ...     model = Model(attention).to(dtype)
@@ -45,18 +42,18 @@ def assert_same_training(
     ...     for _ in range(recorder.steps): ...
     >>> assert_same_training(train, partial(train, attention=theirs), steps=200)
 
-    PyTorch's generator of random numbers is set to `recorder.seed` before each training, so that both draw the same
-    weights and batches from it. The reference is trained again for each nudge.
+    PyTorch's random number generators are set to `recorder.seed` before each training, so that both draw the same
+    weights and batches from them. The reference is trained again for each nudge.
 
     Args:
-        steps: of each training, `recorder.steps`.
+        steps: the number of steps of each training, `recorder.steps`.
         dtype: for the functions that take one.
-        seeds: how many; both are trained for each. By default 1, or 4 where outputs are not in float64.
-        nudges: how many for each seed. By default 4, or 2 where outputs are not in float64.
+        seeds: how many; both are trained for each. Defaults to 1, or to 4 if outputs are not in float64.
+        nudges: how many for each seed. Defaults to 4, or to 2 if outputs are not in float64.
         settings: of the recorders, such as {"precision": "bfloat16"} under autocast.
 
     Raises:
-        BadInput: the trainings cannot be compared, or a seed or a nudge has no effect, or too large a one.
+        BadInput: the trainings cannot be compared, or a seed or a nudge has no effect, or a nudge too large a one.
         AssertionError: they differ, or nothing was proved; the message says why, and what to try.
     """
     __tracebackhide__ = True  # for pytest, which shows the call instead
@@ -71,22 +68,29 @@ def judge_training(
     steps: int,
     seeds: int | None = None,
     nudges: int | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Settings = None,
 ) -> Judgement:
-    """The judgement of a training by the reference, both functions `(recorder) -> None`."""
+    """Judge a training against the reference, both functions `(recorder) -> None`.
+
+    Args:
+        train, reference, steps, seeds, nudges, settings: see `assert_same_training`.
+
+    Raises:
+        BadInput: the trainings cannot be compared.
+    """
     if any(count is not None and count < 1 for count in (seeds, nudges)):
         raise BadInput(f"seeds={seeds}, nudges={nudges}: expected 1 or more of each")
 
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
         recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
         recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-        with drawing_from(seed, accelerator()):
+        with seeded(seed, accelerator()):
             train(recorder)
         recorder.finish()
         return recorder.trace
 
     first = trained(reference, "the reference", seed=0)
-    usual = SEEDS_AND_NUDGES if first.first_outputs.dtype == torch.float64 else SEEDS_AND_NUDGES_IF_COARSER
+    usual = seeds_and_nudges(first.first_outputs.dtype)
     numbers = range(1, 1 + (nudges or usual[1]))
     pairs: list[Pair] = []
     for seed in range(seeds or usual[0]):
@@ -101,8 +105,16 @@ def judge_training(
     return judgement
 
 
+def seeds_and_nudges(dtype: torch.dtype) -> tuple[int, int]:
+    """The default numbers of seeds and nudges, for outputs or logits of this dtype.
+
+    With one seed, a loss in a half type that is half off would pass: the limit is 2 decades over the root of the seeds.
+    """
+    return (1, 4) if dtype == torch.float64 else (4, 2)
+
+
 def _with_dtype(train: Train, dtype: torch.dtype) -> Train:
-    """A function of the recorder alone; a `dtype` that it has been given already, by `partial`, is left."""
+    """Bind `dtype` if the function takes one; it then takes the recorder alone. One bound by `partial` stays."""
     if isinstance(train, partial) and "dtype" in train.keywords:
         return train
     return (lambda recorder: train(recorder, dtype=dtype)) if "dtype" in signature(train).parameters else train

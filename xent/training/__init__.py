@@ -1,1 +1,1 @@
-"""One training in memory: data, model, first weights, loop, trace. Writes no file but the data set's."""
+"""One training, in memory and on disk: data, models, first weights, loop, checkpoint."""

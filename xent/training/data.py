@@ -7,19 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xent.recording.streams import stream
+
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images on the device, as bytes; a batch of them is an index, a cast and a normalisation there.
+    """Labelled images on the device, as bytes. A batch of them is an index, a cast and a normalisation there.
 
     Attributes:
-        images: uint8 `[n, channels, height, width]`, with `crop_padding` black pixels on every side, to be cropped from
-            at random while training.
-        labels: int64 `[n]`, from 0 to `classes - 1`.
-        mean: of a channel's bytes, `[channels, 1, 1]` between 0 and 255, in the precision that batches are to have.
-        std: the standard deviation, likewise.
-        flip: whether half of the images of a batch are mirrored.
-        content: a fingerprint of the data set, its training and its test images and labels, in hexadecimal digits.
+        images: uint8 `[n, channels, height, width]`, with `crop_padding` black pixels on every side for random crops.
+        labels: int64 `[n]`, from 0 to `classes - 1`; xent.training.task has other targets too.
+        classes: the number of classes.
+        mean: the mean of each channel's bytes, `[channels, 1, 1]` between 0 and 255, in the dtype that batches are to
+            have.
+        std: their standard deviation, likewise.
+        crop_padding: 0 for no crops.
+        flip: whether images are mirrored at random, each with probability 1/2.
     """
 
     images: Tensor
@@ -29,39 +32,52 @@ class Split:
     std: Tensor
     crop_padding: int = 0
     flip: bool = False
-    content: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Whole batches only."""
+        """The number of whole batches."""
         return len(self) // batch_size
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
+        """Channels, height and width of an image after cropping."""
         channels, height, width = self.images.shape[1:]
         return channels, height - 2 * self.crop_padding, width - 2 * self.crop_padding
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Bytes `[batch, channels, height, width]` as numbers of mean 0 and standard deviation 1, of `mean`'s dtype."""
+        """Normalise bytes to mean 0 and standard deviation 1.
+
+        Args:
+            images: uint8 `[batch, channels, height, width]`.
+
+        Returns:
+            the images in the dtype of `mean`, of the same shape.
+        """
         return images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
 
 def batches(
     split: Split, batch_size: int, seed: int, steps: int, start: int = 0, rows: slice = slice(None)
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of a training of `steps` steps, after the first `start`: images, those of `rows`, and all labels.
+    """Draw the batches of a training of `steps` steps, after the first `start`.
 
-    In each epoch every image comes once, in an order drawn anew. What does not fill a last batch is left out.
+    In each epoch every image comes once, in a new order. Images that do not fill a last batch are left out.
 
-    The draws of an epoch, its order, crops and flips, depend on `seed` and the number of the epoch alone. They are
+    The draws of an epoch (its order, crops and flips) depend on `seed` and the number of the epoch alone. They are
     drawn on the CPU and moved to the device once an epoch.
+
+    Args:
+        start: the number of steps to skip, made before.
+        rows: which images of each batch to return: those of this process.
+
+    Yields:
+        normalised images of `rows`, and the labels of the whole batch.
     """
     per_epoch = split.steps_per_epoch(batch_size)
     for epoch in range(start // per_epoch, -(-steps // per_epoch)):
-        generator = np.random.default_rng((seed, epoch))
+        generator = stream("batches", seed, epoch)
         order = _to(split, generator.permutation(len(split)))
         augmented = split.crop_padding > 0 or split.flip
         if augmented:
@@ -78,7 +94,7 @@ def batches(
 
 
 def _cropped(split: Split, chosen: Tensor, corner: Tensor, flipped: Tensor) -> Tensor:
-    """Each chosen image, cropped at its own corner `[batch, 2]` and mirrored if it is to be: one index does both."""
+    """The chosen images, each cropped at its corner `[batch, 2]` and mirrored where `flipped`, by a single index."""
     _, height, width = split.shape
     rows = torch.arange(height, device=chosen.device) + corner[:, :1]
     columns = torch.arange(width, device=chosen.device).expand(len(chosen), -1)

@@ -1,36 +1,44 @@
-"""Data sets as they were published, files that torchvision's own classes read and download, as splits on the device."""
+"""Data sets as published: torchvision's archives, downloaded, read in memory, and put on the device as splits."""
 
-import shutil
-import zlib
-from collections.abc import Iterable
-from contextlib import ExitStack
+import gzip
+import pickle
+import tarfile
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
+from io import BytesIO
 from math import inf
-from os.path import exists  # which is no error where one may not look
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torchvision
 from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.datasets.utils import calculate_md5
+from torchvision.datasets.utils import check_integrity, download_url
 
 from xent.recording.errors import BadInput
 from xent.training.data import Split
 
 NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
-# Of what was published. (The files of CIFAR are always held to the MD5 that was published too.)
-PUBLISHED = {"MNIST": "383e4bd5b34cb6df", "FashionMNIST": "119ac6480f7935ad"}
 
 
 @dataclass
 class Data:
-    """One of torchvision's data sets. `mean` and `std` are a channel's, of pixels between 0 and 1."""
+    """The settings of a data set, one of torchvision's.
+
+    Attributes:
+        dataset: its name, one of `NAMES`.
+        root: the folder of its files.
+        mean: the mean of each channel, of pixels between 0 and 1.
+        std: their standard deviation, likewise.
+        crop_padding: black pixels on every side of a training image, for random crops.
+        flip: whether training images are mirrored at random.
+
+    Raises:
+        BadInput: `std` is not positive, or `crop_padding` is negative.
+    """
 
     dataset: str
     root: str
@@ -47,7 +55,13 @@ class Data:
 
 
 class Images(NamedTuple):
-    """One split of a data set, on the CPU: uint8 `[n, channels, height, width]`, and int64 `[n]` below `classes`."""
+    """One split of a data set, on the CPU.
+
+    Attributes:
+        images: uint8 `[n, channels, height, width]`.
+        labels: int64 `[n]`, from 0 to `classes - 1`.
+        classes: the number of classes.
+    """
 
     images: Tensor
     labels: Tensor
@@ -55,106 +69,90 @@ class Images(NamedTuple):
 
 
 def load(data: Data, device: torch.device, dtype: torch.dtype) -> tuple[Split, Split]:
-    """The training and the test split on a device, with batches of `dtype`. BadInput if they cannot be read."""
-    train, test, content = read(data.dataset, Path(data.root))
+    """Load the training and the test split of a data set onto a device.
+
+    Args:
+        dtype: of the batches.
+
+    Raises:
+        BadInput: they cannot be read, or `mean` or `std` has not one value per channel.
+    """
+    train, test = read(data.dataset, Path(data.root))
     channels = train.images.shape[1]
     for key, values in {"data.mean": data.mean, "data.std": data.std}.items():
         if len(values) != channels:
             raise BadInput(f"{key}={values}: {data.dataset} has {channels} channels, expected a value for each")
-
     mean, std = (255 * torch.tensor(v, dtype=dtype)[:, None, None].to(device) for v in (data.mean, data.std))
 
-    def split(of: Images, crop_padding: int = 0, flip: bool = False) -> Split:
-        images = pad(of.images, [crop_padding] * 4) if crop_padding else of.images  # spares a copy of all images
-        return Split(images.to(device), of.labels.to(device), of.classes, mean, std, crop_padding, flip, content)
+    def split(of: Images, crop_padding: int, flip: bool) -> Split:
+        images = pad(of.images, [crop_padding] * 4) if crop_padding else of.images  # pad would copy all images
+        return Split(images.to(device), of.labels.to(device), of.classes, mean, std, crop_padding, flip)
 
-    return split(train, data.crop_padding, data.flip), split(test)
-
-
-def fingerprint(*splits: Images) -> str:
-    """Of all images and labels, 16 hexadecimal digits."""
-    digest = blake2b(digest_size=8)
-    for split in splits:
-        for tensor in (split.images, split.labels):
-            digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+    return split(train, data.crop_padding, data.flip), split(test, 0, False)
 
 
 @lru_cache
-def read(name: str, root: Path) -> tuple[Images, Images, str]:
-    """The training and the test split, and their fingerprint. They are downloaded into `root` if they are not there.
+def read(name: str, root: Path) -> tuple[Images, Images]:
+    """Read the training and the test split, downloaded into `root` if they are missing; once per process.
 
-    Read once a process. Where `root` can only be read, archives are unpacked elsewhere, and forgotten.
-
-    BadInput if it is none of `NAMES`, classes of torchvision.datasets, or a file is damaged, or missing and cannot be
-    downloaded.
+    Raises:
+        BadInput: the name is none of `NAMES`, or an archive is damaged, or missing and cannot be downloaded.
     """
     if name not in NAMES:
         raise BadInput(f"data.dataset={name}: expected one of {', '.join(NAMES)}")
     dataset = getattr(torchvision.datasets, name)
-    archives, unpacked = _files(dataset, root)
-    try:
-        with ExitStack() as until_read:  # lest another process see files that are downloaded or unpacked half done
-            place = root
-            try:
-                root.mkdir(parents=True, exist_ok=True)
-                until_read.enter_context(FileLock(root / ".lock"))
-            except OSError:  # it can only be read, so nothing is unpacked there
-                if all(map(exists, archives)) and not all(map(exists, unpacked)):
-                    place = _copied(archives, root, Path(until_read.enter_context(TemporaryDirectory())))
-            _check_undamaged(archives | unpacked)
-            splits = _images(dataset(place, train=True, download=True)), _images(dataset(place, train=False))
-            return *splits, fingerprint(*splits)
-    except BadInput:
-        raise
-    except Exception as error:  # a failed download, a short file: torchvision raises many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if all(map(exists, unpacked)):
-            raise BadInput(f"{name} in {root} cannot be read ({reason}): delete its folder and run again") from error
-        absent = [file for file in archives if not exists(file)] or list(archives)
-        raise BadInput(
-            f"{name} is not in {root} and could not be downloaded ({reason}): "
-            f"put {', '.join(file.name for file in absent)} into {absent[0].parent}"
-        ) from error
+    return _read_mnist(dataset, root) if issubclass(dataset, torchvision.datasets.MNIST) else _read_cifar(dataset, root)
 
 
-def _copied(files: Iterable[Path], root: Path, place: Path) -> Path:
-    """Another folder with the files that are somewhere in `root`."""
-    for file in files:
-        copy = place / file.relative_to(root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-    return place
+def _read_mnist(dataset: Any, root: Path) -> tuple[Images, Images]:
+    """MNIST, or a data set in its format: per split a file of images `[n, height, width]` and one of labels `[n]`."""
+    folder, classes = root / dataset.__name__ / "raw", len(dataset.classes)
+    parts = [_parse_idx(_archive(folder / file, md5, dataset.mirrors[0] + file)) for file, md5 in dataset.resources]
+    train, test = (Images(parts[i].unsqueeze(1), parts[i + 1].long(), classes) for i in (0, 2))
+    return train, test
 
 
-def _images(split: Any) -> Images:
-    """What one of torchvision's data sets holds."""
-    if isinstance(split.data, Tensor):  # MNIST and its kin: [n, height, width]
-        return Images(split.data.unsqueeze(1), split.targets, len(split.classes))
-    images = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()  # CIFAR: [n, height, width, channels]
-    return Images(images, torch.tensor(split.targets), len(split.classes))
+def _parse_idx(archive: bytes) -> Tensor:
+    """Bytes in the IDX format: two zeros, the type, the number of dimensions, their sizes, the elements."""
+    content = gzip.decompress(archive)
+    shape = np.frombuffer(content, ">i4", count=content[3], offset=4)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape).copy())
 
 
-def _files(dataset: Any, root: Path) -> tuple[dict[Path, str], dict[Path, str]]:
-    """The files of a data set as published and as unpacked, with their MD5, "" where torchvision knows none."""
-    if issubclass(dataset, torchvision.datasets.MNIST):
-        archives = {root / dataset.__name__ / "raw" / file: md5 for file, md5 in dataset.resources}
-        return archives, {file.with_suffix(""): "" for file in archives}
-    files = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
-    return {root / dataset.filename: dataset.tgz_md5}, {root / dataset.base_folder / file: md5 for file, md5 in files}
+def _read_cifar(dataset: Any, root: Path) -> tuple[Images, Images]:
+    """CIFAR-10 or CIFAR-100: one archive of pickled batches, whose checksum makes them safe to load."""
+    archive = _archive(root / dataset.filename, dataset.tgz_md5, dataset.url)
+    with tarfile.open(fileobj=BytesIO(archive)) as files:
+
+        def unpickled(file: str) -> dict[str, Any]:
+            member: Any = files.extractfile(f"{dataset.base_folder}/{file}")
+            return dict(pickle.loads(member.read(), encoding="latin1"))
+
+        classes = len(unpickled(dataset.meta["filename"])[dataset.meta["key"]])
+        splits = [[unpickled(file) for file, _ in split] for split in (dataset.train_list, dataset.test_list)]
+    key = "fine_labels" if "fine_labels" in splits[0][0] else "labels"
+    pixels = [np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32) for batches in splits]
+    labels = [np.concatenate([batch[key] for batch in batches]) for batches in splits]
+    train, test = (Images(torch.from_numpy(x), torch.from_numpy(y), classes) for x, y in zip(pixels, labels))
+    return train, test
 
 
-def _check_undamaged(files: dict[Path, str]) -> None:
-    """Hold files that are there against their published MD5, or against the CRC-32 in the .gz they came from.
+def _archive(file: Path, md5: str, url: str) -> bytes:
+    """The content of a published file, downloaded if it is missing.
 
-    torchvision checks MNIST's archives only before it unpacks them, and what it unpacked never.
+    Raises:
+        BadInput: its MD5 is not the published one, or it can neither be read nor downloaded.
     """
-    for file, md5 in files.items():
-        archive = file.with_name(f"{file.name}.gz")
-        if not exists(file):
-            continue
-        if md5 and (found := calculate_md5(file)) != md5:
-            raise BadInput(f"{file} is damaged: its MD5 is {found}, published was {md5}; delete it and get it again")
-        crc = archive.exists() and int.from_bytes(archive.read_bytes()[-8:-4], "little")  # RFC 1952, section 2.3.1
-        if archive.exists() and zlib.crc32(file.read_bytes()) != crc:
-            raise BadInput(f"{file} is not what {archive.name} holds: delete it, it will be unpacked again")
+    try:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_name(".lock")):
+                if not file.exists():  # another process may have; a file gets its name when it is whole
+                    download_url(url, file.parent, f"{file.name}.part", md5)
+                    file.with_name(f"{file.name}.part").replace(file)
+        if not check_integrity(file, md5):
+            raise BadInput(f"{file} is damaged: its MD5 is not {md5}, as published; delete it and get it again")
+        return file.read_bytes()
+    except (OSError, RuntimeError) as error:  # such as a failed download
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{file} cannot be read or downloaded ({reason}): put it there") from error

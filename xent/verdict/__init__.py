@@ -1,1 +1,1 @@
-"""Traces in, verdicts out: which runs are matched, how far apart they are, and the report of it."""
+"""Traces in, verdicts out: which runs are matched, how far apart they are, and whether that is rounding."""

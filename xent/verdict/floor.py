@@ -1,35 +1,41 @@
-"""How far runs are apart, and the floor: how far correct runs are, by rounding alone."""
+"""Gaps between runs, and the floor: how far apart correct runs are, by rounding alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from math import nan, sqrt
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xent.recording.trace import Trace
-from xent.verdict.matching import Pair, without
+from xent.recording.errors import BadInput
+from xent.recording.settings import precision_of
+from xent.recording.trace import Trace, learned
+from xent.verdict.matching import Pair, first_mismatch, without
+
+# The largest relative change of the first loss that a nudge may make: no step has amplified it yet.
+ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 EARLY = (1, 2, 4)  # the probe steps at which rounding is not yet amplified, even in float32
 
-Gaps = dict[int, float]  # by the number of steps made
+Gaps = dict[int, float]  # by probe step
 Decades = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the runs of a candidate are from their references, over the floor.
+    """How far the runs of a candidate are from their references, and from the floor.
 
     Attributes:
         gap: at each probe step, the geometric mean over the runs.
-        floor: the same between nudged reference runs and the one that is not nudged; empty if there is none.
-        floor_range: the smallest and the largest gap that the floor is the mean of.
-        above: decades between gap and floor at each probe step, the mean over the runs.
-        noise_above: the most that a nudge of the reference is above the other nudges, at each probe step.
-        margin: decades above the floor, over runs and probe steps; none without a floor.
-        noise: the largest margin of any nudge of the reference, judged against the other nudges.
+        floor: at each probe step, the geometric mean of the gaps between nudged reference runs and the unnudged one;
+            empty if there are no nudged runs.
+        floor_range: the smallest and the largest gap in that mean.
+        above: at each probe step, the decades between gap and floor, the mean over the runs.
+        noise_above: at each probe step, the most decades that a nudge of the reference is above the other nudges.
+        margin: decades above the floor, over runs and probe steps; NaN without a floor.
+        noise: the largest margin of a nudge of the reference, judged against the other nudges.
     """
 
     gap: Gaps
@@ -37,30 +43,32 @@ class Drift:
     floor_range: dict[int, list[float]]
     above: Gaps
     noise_above: Gaps
-    margin: float | None
-    noise: float | None
+    margin: float
+    noise: float
 
     @property
     def early(self) -> float:
-        """The mean of `above` over the first probe steps."""
-        return float(np.mean([decades for step, decades in self.above.items() if step in EARLY]))
+        """The mean of `above` over the first probe steps, where rounding is not yet amplified."""
+        return float(np.mean([self.above[step] for step in self.above if step in EARLY]))
 
 
 def output_gaps(candidate: Trace, reference: Trace) -> Gaps:
-    """`||Z_a - Z_b|| / ||Z_b||` of the outputs `Z` at every probe step; at 0 if both recorded that."""
+    """The relative distance `||Z_a - Z_b|| / ||Z_b||` of the outputs `Z` at every probe step.
+
+    Step 0 is among them if both runs recorded it.
+    """
     both = [step for step in reference.probes if step in candidate.probes]
     return {step: _distance(candidate.probes[step], reference.probes[step]) for step in both}
 
 
 def bitwise_identical(a: Trace, b: Trace) -> bool:
-    """Whether every training loss and every output that both recorded is equal."""
-    return torch.equal(a.losses, b.losses) and all(
-        torch.equal(a.probes[step], b.probes[step]) for step in a.probes.keys() & b.probes.keys()
-    )
+    """Whether every training loss is equal, and every output that both runs recorded."""
+    both = a.probes.keys() & b.probes.keys()
+    return torch.equal(a.losses, b.losses) and all(torch.equal(a.probes[step], b.probes[step]) for step in both)
 
 
 def loss_gaps(candidate: Trace, reference: Trace) -> Gaps:
-    """The same of the training losses of the steps from one probe step to the next, which stand for the latter."""
+    """The relative distance of the training losses between one probe step and the next, by the latter step."""
     ends = [step for step in reference.probes if step > 0]
     spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
     return {span.stop: _distance(candidate.losses[span], reference.losses[span]) for span in spans}
@@ -72,72 +80,103 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps], dtype: torch.dtype) -> Drift:
-    """How far the candidate of these pairs drifts from its reference, in outputs or in losses, as `gaps` measures.
+    """How far the candidate of these pairs drifts from its reference, in outputs or in losses.
 
     Args:
+        pairs: the candidate's runs with their reference runs.
+        gaps: what is measured, `output_gaps` or `loss_gaps`.
         dtype: the precision in which the outputs, or the losses, are computed.
     """
-    found = [gaps(pair.candidate, pair.reference) for pair in pairs]
-    steps = [step for step in found[0] if step > 0]
+    all_gaps = [gaps(pair.candidate, pair.reference) for pair in pairs]
+    steps = [step for step in all_gaps[0] if step > 0]
     epsilon = torch.finfo(dtype).eps
 
-    def decades(of: Gaps) -> Decades:
-        # A gap of zero has no logarithm, and one that is not finite no mean with others: what is finer than a tenth of
-        # the precision counts as that, and what is larger than its inverse as its inverse.
-        finite: Decades = np.nan_to_num([of[step] for step in steps], nan=np.inf)
-        logarithms: Decades = np.log10(finite.clip(epsilon / 10, 1 / epsilon))
-        return logarithms
+    def decades(gaps: Gaps) -> Decades:
+        # A gap of zero has no logarithm, and a non-finite gap spoils the mean. So gaps are clipped: to a tenth of the
+        # precision from below, to its inverse from above.
+        finite: Decades = np.nan_to_num([gaps[step] for step in steps], nan=np.inf)
+        return np.log10(finite.clip(epsilon / 10, 1 / epsilon))
 
     def by_step(values: Decades) -> Gaps:
         return dict(zip(steps, values.tolist()))
 
-    drifts = np.array([decades(each) for each in found])  # [runs, steps]
-    gap = {0: float(np.mean([each[0] for each in found]))} if all(0 in each for each in found) else {}
-    gap |= {
-        step: value * any(each[step] != 0 for each in found) for step, value in by_step(10 ** drifts.mean(0)).items()
-    }
+    drifts = np.array([decades(gaps) for gaps in all_gaps])  # [runs, steps]
+    mean = {0: float(np.mean([gaps.get(0, np.nan) for gaps in all_gaps]))} | by_step(10 ** drifts.mean(0))
+    gap = {step: mean[step] * any(gaps[step] != 0 for gaps in all_gaps) for step in all_gaps[0]}
     by_seed = {without(pair.unnudged, "nudge"): pair for pair in pairs}
     nudges = min(len(pair.nudged) for pair in by_seed.values())
     if not nudges:
-        return Drift(gap, {}, {}, {}, {}, None, None)
+        return Drift(gap, {}, {}, {}, {}, nan, nan)
     nulls = np.array([[decades(gaps(n, pair.unnudged)) for n in pair.nudged[:nudges]] for pair in by_seed.values()])
     floors = dict(zip(by_seed, nulls.mean(axis=1)))  # of [seeds, nudges, steps]
     above = drifts - np.array([floors[without(pair.unnudged, "nudge")] for pair in pairs])
     noise = _against_the_others(nulls)  # [seeds, nudges, steps]
-    return Drift(
-        gap,
-        floor=by_step(10 ** nulls.mean(axis=(0, 1))),
-        floor_range=dict(zip(steps, (10 ** np.quantile(nulls, [0, 1], axis=(0, 1))).T.tolist())),
-        above=by_step(above.mean(axis=0)),
-        noise_above=by_step(noise.mean(axis=0).max(axis=0)),
-        margin=_margin(above),
-        noise=max(_margin(noise[:, nudge]) for nudge in range(nudges)),
-    )
+    floor_range = dict(zip(steps, (10 ** np.quantile(nulls, [0, 1], axis=(0, 1))).T.tolist()))
+    above_by_step, noise_by_step = by_step(above.mean(axis=0)), by_step(noise.mean(axis=0).max(axis=0))
+    reach = max(_margin(noise[:, nudge]) for nudge in range(nudges))
+    floor = by_step(10 ** nulls.mean(axis=(0, 1)))
+    return Drift(gap, floor, floor_range, above_by_step, noise_by_step, _margin(above), reach)
 
 
 def _margin(above: Decades) -> float:
-    """The mean over all runs and probe steps `[runs, steps]`, or what stands out more: some steps, or one run.
+    """The mean of the decades `[runs, steps]`, or what stands out more: some steps, or one run.
 
-    A mistake that is made late is above the floor in the last steps alone, and one that not every seed meets in one run
-    alone. The noise of a mean over a part is larger by the square root of that part; so a part counts its mean times
-    that root.
+    A late mistake is above the floor in the last steps alone. A mistake that not every seed meets is above it in one
+    run alone. The mean over a fraction `f` of the values is noisier by `1 / sqrt(f)`, so it counts times `sqrt(f)`.
     """
-    of_one_run = max(_standing_out(run) for run in above) / sqrt(len(above))
-    largest = max(_standing_out(above.mean(axis=0)), of_one_run)
+    one_run = max(_standing_out(run) for run in above) / sqrt(len(above))
+    largest = max(_standing_out(above.mean(axis=0)), one_run)
     return float(largest if largest > 0 else above.mean())
 
 
 def _standing_out(above: Decades) -> float:
-    """Of all stretches of probe steps `[steps]` the largest mean times the root of its share of the steps."""
+    """The largest mean over consecutive probe steps `[steps]`, each mean times the root of its share of the steps."""
     count = len(above)
     stretches = [above[start:end] for start in range(count) for end in range(start + 1, count + 1)]
     return float(max(stretch.mean() * sqrt(len(stretch) / count) for stretch in stretches))
 
 
 def _against_the_others(nulls: Decades) -> Decades:
-    """Each nudge's decades above the mean of the other nudges, `[seeds, nudges, steps]`; of a lone one, 0."""
+    """Leave-one-out decades `[seeds, nudges, steps]`: each nudge above the mean of the others; 0 for a single nudge."""
     count = nulls.shape[1]
-    if count == 1:
-        return np.zeros_like(nulls)
-    above: Decades = (nulls - nulls.mean(axis=1, keepdims=True)) * count / (count - 1)
-    return above
+    return (nulls - nulls.mean(axis=1, keepdims=True)) * count / max(count - 1, 1)
+
+
+def check_measure(pair: Pair) -> None:
+    """Check that the reference runs of a pair measure rounding. If they do not, floor and verdict mean nothing.
+
+    Raises:
+        BadInput: a nudged run got other weights or batches, equals the unnudged run bit for bit, or changes the first
+            loss by more than rounding can; or the outputs do not change, or are non-finite, though the loss falls.
+    """
+    plain = pair.unnudged
+    _check_outputs(plain)
+    named = (precision_of(plain.settings, key) for key in ("precision", "loss_precision"))
+    dtype = max(filter(None, (plain.first_outputs.dtype, *named)), key=lambda dtype: torch.finfo(dtype).eps)
+    limit = ROUNDING.get(dtype, 0.1)
+    for nudged in pair.nudged:
+        if mismatch := first_mismatch(nudged, plain):
+            fault = f"{nudged.name} got {mismatch} than {plain.name}, and they must differ in the nudge alone"
+            raise BadInput(f"{fault}: draw weights and batches from the seed, then nudge the model")
+        if bitwise_identical(nudged, plain):
+            fault = f"{nudged.name} is bitwise identical to {plain.name}, its nudge changed nothing"
+            raise BadInput(f"{fault}: call nudge(model) before the first step, and train on what reorder() returns")
+        first, other = (float(trace.losses[0]) for trace in (plain, nudged))
+        if abs(other - first) > limit * abs(first):
+            fault = f"the first loss of {nudged.name} is {other:.9g}, that of {plain.name} {first:.9g}"
+            rounding = f"rounding does not explain that in {str(dtype).removeprefix('torch.')}"
+            advice = "turn dropout off, seed every random draw, reorder inputs and targets alike"
+            raise BadInput(f"{fault}, and {rounding}: {advice}, and give a lower precision as a setting")
+
+
+def _check_outputs(trace: Trace) -> None:
+    """Check that the outputs change and are finite, if the loss falls.
+
+    Raises:
+        BadInput: they are constant or non-finite.
+    """
+    first, *_, last = [trace.first_outputs, *trace.probes.values()]
+    is_constant, is_finite = torch.equal(first, last) and trace.step > 1, last.isfinite().any()
+    if learned(trace.losses) and (is_constant or not is_finite):
+        what = "the same all the time" if is_finite else "non-finite"
+        raise BadInput(f"the outputs of {trace.name} are {what}, though its loss falls: probe what training changes")

@@ -1,4 +1,4 @@
-"""Matched runs in, verdicts out: is a candidate's drift that of rounding?"""
+"""Verdicts on matched runs: is a candidate's drift that of rounding?"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ from math import sqrt
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from xent.recording.trace import learned
-from xent.verdict.floor import Drift, bitwise_identical, drift, loss_gaps, output_gaps
+from xent.recording.trace import Trace, learned
+from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, output_gaps
 from xent.verdict.matching import Pair, first_mismatch, without
-from xent.verdict.measure import check_measure
 
-# Decades above the floor that rounding does not explain over one seed; over n, a mean, the square root of n less.
+# Decades above the floor that rounding does not explain, for one seed. For a mean over n seeds, divide by sqrt(n).
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
 
 
@@ -30,15 +30,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is found of a candidate over all its runs: those of other seeds and other nudges.
+    """The result for a candidate over all its runs: those of other seeds and other nudges.
 
     Attributes:
         settings: what the candidate's runs share.
-        pairs: the runs, each beside its reference.
+        pairs: the runs, each with its reference.
         outputs: the drift of the probe's outputs: of what was learned.
-        losses: the drift of the training losses: of what the loss says of it.
-        limit: decades above the floor that rounding explains, over so many seeds.
-        other_precision: the judgement of the same candidate in the other of float32 and float64.
+        losses: the drift of the training losses: of what the loss reports.
+        limit: decades above the floor that rounding explains, for this number of seeds.
+        other_precision: the judgement of the same candidate in the other precision, float32 or float64.
     """
 
     settings: dict[str, Any]
@@ -50,67 +50,57 @@ class Judgement:
 
     @cached_property
     def verdict(self) -> Verdict:
+        """The verdict; docs/verdict.md explains the rule."""
         if not any(learned(trace.losses) for pair in self.pairs for trace in (pair.candidate, pair.reference)):
-            return Verdict.NOTHING_LEARNED  # and alike in that: it tells nothing of the loss
+            return Verdict.NOTHING_LEARNED  # neither run learned, which tells nothing about the loss
         if all(bitwise_identical(pair.candidate, pair.reference) for pair in self.pairs):
             return Verdict.IDENTICAL
-        if self.outputs.margin is None:
+        if not self.outputs.floor:
             return Verdict.NO_FLOOR
-        above_floor = self._above_floor(self.outputs)
+        above_floor = self.outputs.margin > self.allowed(self.outputs)
         if above_floor and not self._shrinks("outputs"):
             return Verdict.DIFFERENT
-        if self._above_floor(self.losses) and not self._shrinks("losses"):
+        if self.losses.margin > self.allowed(self.losses) and not self._shrinks("losses"):
             return Verdict.OTHER_VALUES
         return Verdict.COARSER if above_floor else Verdict.SAME
 
-    def allowed(self, found: Drift) -> float:
-        """Decades that outputs, or losses, may be above the floor: the limit, or as many as any nudged run is."""
-        return max(self.limit, found.noise or 0.0)
+    def allowed(self, drift: Drift) -> float:
+        """Decades above the floor that outputs, or losses, may reach: the limit, or what any nudged run reaches."""
+        return max(self.limit, drift.noise)  # a NaN is never the larger
 
     @property
     def left_floor(self) -> int | None:
-        """The first probe step at which a candidate that is not the same left the floor."""
-        found = {Verdict.DIFFERENT: self.outputs, Verdict.OTHER_VALUES: self.losses}.get(self.verdict)
-        if found is None:
+        """The first probe step at which the candidate left the floor; None if the verdict is not one of difference.
+
+        If no single step is above the limit, it is the step furthest above the floor.
+        """
+        drifts = {Verdict.DIFFERENT: self.outputs, Verdict.OTHER_VALUES: self.losses}
+        if self.verdict not in drifts:
             return None
-        noise = found.noise_above
-        left = [step for step, above in found.above.items() if above > max(self.limit, noise[step])]
-        return left[0] if left else max(found.above, key=lambda step: found.above[step])
+        above, noise = drifts[self.verdict].above, drifts[self.verdict].noise_above
+        left = [step for step in above if above[step] > max(self.limit, noise[step])]
+        return left[0] if left else max(above, key=lambda step: above[step])
 
     @property
     def first_mismatch(self) -> str:
-        """What a run got that its reference did not, such as another batch; empty where all was the same."""
+        """The first input of a run that its reference did not get, such as another batch; empty if there is none."""
         others = (first_mismatch(pair.candidate, pair.reference) for pair in self.pairs)
         return next(filter(None, others), "")
-
-    @property
-    def coarseness(self) -> float:
-        """How many times as coarsely as the reference the candidate rounds, by the first probe steps."""
-        return 10**self.outputs.early
-
-    @property
-    def largest_loss_difference(self) -> float:
-        """Between the training losses of a run and its reference, over all steps and runs; NaN if one is."""
-        return (
-            torch.stack([(pair.candidate.losses - pair.reference.losses).abs().max() for pair in self.pairs])
-            .max()
-            .item()
-        )
-
-    def _above_floor(self, found: Drift) -> bool:
-        assert found.margin is not None
-        return found.margin > self.allowed(found)
 
     def _shrinks(self, what: str) -> bool:
         """Whether what is above the floor shrinks with the precision, as rounding does and a mistake does not.
 
-        In float64 coarse rounding is as many decades above the floor as in float32 at the first steps, before the runs
-        part. A mistake is as large in both, so in float64 by up to nine decades further above the floor. What float32
-        alone shows must stand out twice as far to be a mistake, or be no number: runs part there by chance.
+        At the first steps, before the runs part, coarse rounding is as many decades above the floor in float64 as in
+        float32. A mistake has the same size in both, so in float64 it is up to nine decades further above the floor. In
+        float32 runs also part by chance: what shows in float32 alone must stand out twice as far, or be non-finite, to
+        be a mistake.
+
+        Args:
+            what: `outputs` or `losses`.
         """
         if self.other_precision is None or any(_broke(pair, what) for pair in self.pairs):
             return False
-        judgements = {each.settings["precision"]: each for each in (self, self.other_precision)}
+        judgements = {other.settings["precision"]: other for other in (self, self.other_precision)}
         coarse, fine = (getattr(judgements[precision], what) for precision in ("float32", "float64"))
         rounding = max(0.0, coarse.early)
         explained = coarse.margin - rounding <= max(2 * judgements["float32"].limit, coarse.noise)
@@ -118,32 +108,40 @@ class Judgement:
 
 
 def judge(pairs: Iterable[Pair]) -> list[Judgement]:
-    """A judgement of each candidate: of its runs, which share all settings but `seed` and `nudge`."""
+    """Judge each candidate by its runs, which share all settings but `seed` and `nudge`.
+
+    Raises:
+        BadInput: the reference runs do not measure rounding; see `check_measure`.
+    """
     candidates: dict[str, list[Pair]] = {}
     for pair in pairs:
         candidates.setdefault(without(pair.candidate, "seed", "nudge"), []).append(pair)
-    judgements = [_judgement(each) for each in candidates.values()]
-    judged = {(_but_precision(each), _precision(each)): each for each in judgements if each.outputs.floor}
+    judgements = {_but_precision(runs[0]): _judgement(runs) for runs in candidates.values()}
     other = {"float32": "float64", "float64": "float32"}
-    return [
-        replace(each, other_precision=judged.get((_but_precision(each), other.get(_precision(each), "none"))))
-        for each in judgements
-    ]
+    judged = {key: judgement for key, judgement in judgements.items() if judgement.outputs.floor}
+    twins = [judged.get((other.get(precision, "none"), rest)) for precision, rest in judgements]
+    return [replace(judgement, other_precision=twin) for judgement, twin in zip(judgements.values(), twins)]
 
 
-def _precision(judgement: Judgement) -> str:
-    """That of candidate and reference; nothing where it is what is compared, or the loss is in another."""
-    pair = judgement.pairs[0]
-    both = {str(trace.settings.get("precision")) for trace in (pair.candidate, pair.reference)}
-    return both.pop() if len(both) == 1 and not has_own_loss_precision(pair.candidate.settings) else ""
+def _but_precision(pair: Pair) -> tuple[str, str]:
+    """The precision of candidate and reference, and all other settings.
+
+    The precision is left empty if it is what is compared, or if the loss has one of its own.
+    """
+    both = [str(trace.settings.get("precision")) for trace in (pair.candidate, pair.reference)]
+    if both[0] != both[1] or has_own_loss_precision(pair.candidate.settings):
+        return "", without(pair.candidate, "seed", "nudge")
+    return both[0], without(pair.candidate, "seed", "nudge", "precision")
 
 
 def has_own_loss_precision(settings: dict[str, Any]) -> bool:
     """Whether the loss computes in another precision than the model."""
-    return settings.get("loss_precision", precision := settings.get("precision")) != precision
+    precision = settings.get("precision")
+    return settings.get("loss_precision", precision) != precision
 
 
 def _judgement(pairs: list[Pair]) -> Judgement:
+    """The judgement of one candidate, without its other precision."""
     settings = {key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")}
     seeds = len({without(pair.unnudged, "nudge") for pair in pairs})
     of_outputs = pairs[0].reference.first_outputs.dtype
@@ -155,15 +153,10 @@ def _judgement(pairs: list[Pair]) -> Judgement:
     return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
 
 
-def _but_precision(judgement: Judgement) -> str:
-    return without(judgement.pairs[0].candidate, "seed", "nudge", "precision")
-
-
 def _broke(pair: Pair, what: str) -> bool:
-    """Whether the candidate has a number that is none where the reference has one."""
-    runs = pair.candidate, pair.reference
-    ours, theirs = (
-        run.losses if what == "losses" else torch.stack([outputs for step, outputs in run.probes.items() if step > 0])
-        for run in runs
-    )
-    return bool((theirs.isfinite() & ~ours.isfinite()).any())
+    """Whether the candidate has a non-finite number where the reference has a finite one."""
+
+    def numbers(run: Trace) -> Tensor:
+        return run.losses if what == "losses" else torch.stack([run.probes[step] for step in run.probes if step > 0])
+
+    return bool((numbers(pair.reference).isfinite() & ~numbers(pair.candidate).isfinite()).any())

@@ -1,0 +1,173 @@
+"""What a person sees in the terminal: start, progress and result of a run, and every error in one line."""
+
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from yaml import YAMLError
+
+from xent.cli.compose import Run
+from xent.cli.distributed import tell
+from xent.cli.resume import SWEEP, how_to_resume, shown
+from xent.recording import BadInput, Recorder, Stopped
+from xent.recording.trace import Trace
+
+COMPILER = "torch._dynamo.exc", "torch._inductor.exc"  # its errors, by name: importing them takes a second
+TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+@dataclass
+class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processes that it starts
+    """The sweep that this process belongs to, if any.
+
+    Attributes:
+        runs: how many there are; 0 without a sweep.
+        keys: the settings that are swept.
+        folder: the folder of the sweep.
+    """
+
+    runs: int = 0
+    keys: tuple[str, ...] = ()
+    folder: Path = Path()
+
+    def name(self, overrides: list[str]) -> str:
+        """The name of the run that is trained now: `12 of 72, loss=scratch seed=1`."""
+        swept = [override for override in overrides if override.partition("=")[0] in self.keys]
+        return f"{HydraConfig.get().job.num + 1} of {self.runs}, {' '.join(swept)}"
+
+
+@contextmanager
+def progress(run: Run, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Show progress and the last loss in a line, which disappears at the end.
+
+    There is no line without a terminal, or if several runs share it.
+
+    Yields:
+        a function that takes the number of steps made and the loss.
+    """
+    console, sweep = Console(), Sweep()
+    name = sweep.name(run.overrides) if run.is_swept else ""
+    columns = TextColumn(name), BarColumn(10), MofNCompleteColumn(), TextColumn("{task.description}")
+    is_alone = not run.is_swept or HydraConfig.get().launcher.get("n_jobs", 1) == 1
+    disable = not (console.is_terminal and is_alone)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=disable) as display:
+        line = display.add_task("", total=steps)
+        yield lambda step, loss: display.update(line, completed=step, description=f"loss {loss:.4f}")
+
+
+def print_start(run: Run, recorder: Recorder) -> None:
+    """Print what a single run is, and from which step it resumes. For a sweep, its first line says that."""
+    if run.is_swept:
+        return
+    what = " ".join(f"{key}={run.settings[key]}" for key in ("loss", "model", "data", "device"))
+    step = recorder.steps_made
+    before = [setting for changed in recorder.trace.settings.get("before", []) for setting in changed.items()]
+    what += f", with {', '.join(f'{key}={value}' for key, value in before)} before" if before else ""
+    print(f"{what}: {f'resuming after step {step} of' if step else 'training for'} {recorder.steps} steps", flush=True)
+
+
+def print_result(run: Run, trace: Trace, seconds: float) -> None:
+    """Print the result of a run in a line, and the folder that holds the rest."""
+    loss, accuracy = trace.tests[trace.step]
+    name = f"{Sweep().name(run.overrides)}: " if run.is_swept else ""
+    where = "" if run.is_swept else f"\n{shown(run.folder)}"
+    result = f"test loss {loss:.4f}, accuracy {accuracy:.2%}, after {trace.step} steps in {seconds:.1f} s"
+    print(f"{name}{result}{where}", flush=True)
+
+
+@contextmanager
+def errors_of_a_job(folder: Path, is_swept: bool) -> Iterator[None]:
+    """End with an error of a run in one line, and remove its folder if nothing was written there.
+
+    Raises:
+        SystemExit: with 2 for bad input, 1 for a run that had to stop or a bug, 130 for Ctrl-C.
+        Stopped: a run of a sweep had to stop.
+        KeyboardInterrupt: Ctrl-C in a sweep.
+    """
+    try:
+        yield
+    except (BadInput, HydraException, OmegaConfBaseException) as error:
+        _refuse(error)
+    except (Stopped, torch.OutOfMemoryError) as error:
+        reason = error if isinstance(error, Stopped) else "a batch does not fit into memory: give accumulate=2, or more"
+        tell(f"{reason}; what was trained is kept, {how_to_resume(folder)}")
+        if is_swept:
+            raise Stopped from error  # Hydra raises it after the other runs of the sweep
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        if is_swept:
+            raise  # ends the whole sweep
+        _end_interrupted(folder if any(folder.glob("checkpoint*")) else None)
+    except Exception as error:
+        is_in_folder = isinstance(error, OSError) and str(error.filename).startswith(str(folder))
+        if is_in_folder or type(error).__module__ in COMPILER:
+            _refuse(error)
+        traceback.print_exception(error)  # a bug, ours or in a custom loss
+        raise SystemExit(1) from None
+    finally:
+        _discard_if_empty(folder)
+
+
+@contextmanager
+def errors_of_a_command() -> Iterator[None]:
+    """End with an error outside of a run in one line.
+
+    Raises:
+        SystemExit: with 2 for a wrong command line, 1 for a run that had to stop, 130 for Ctrl-C.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and we print them in one line
+    try:
+        yield
+    except (Stopped, BrokenExecutor) as error:
+        killed = f"a training process was killed, perhaps for lack of memory; {how_to_resume(Sweep().folder)}"
+        tell("not compared: a run had to stop" if isinstance(error, Stopped) else killed)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _end_interrupted(Sweep().folder if (Sweep().folder / SWEEP).exists() else None)
+    except Exception as error:  # Hydra refuses a command line in many ways
+        _refuse(error)
+
+
+def _end_interrupted(folder: Path | None) -> NoReturn:
+    tell(f"stopped; {how_to_resume(folder) if folder else 'before training began'}")
+    raise SystemExit(130)
+
+
+def _discard_if_empty(folder: Path) -> None:
+    """Remove the folder that Hydra made for a run, and for its sweep, if nothing was written there."""
+    for path in (folder, folder.parent):
+        with suppress(OSError):  # the folder is gone
+            names = [file.name for file in path.iterdir()]
+            if (names == [SWEEP] and sys.exception()) or (path == folder and not names):
+                shutil.rmtree(path)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """End with the error in one line, after its traceback if HYDRA_FULL_ERROR asks for it."""
+    if TRACEBACK_WANTED:
+        traceback.print_exception(error)
+    message = str(error)
+    if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in message:
+        message += f": {error.__cause__}"
+    elif isinstance(error, OSError) and error.filename:
+        message = f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."
+    elif isinstance(error, YAMLError | UnicodeDecodeError):
+        message = f"a file in configs/ cannot be read ({message}): get it back"
+    elif type(error).__module__ in COMPILER:
+        message = f"PyTorch cannot compile here ({message.partition(chr(10))[0]}): train with compile=false"
+    tell(" ".join(message.partition("Config search path")[0].split()))
+    raise SystemExit(2)
