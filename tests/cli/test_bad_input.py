@@ -44,6 +44,8 @@ def test_a_gpu_that_is_not_there() -> None:
         ("optimizer.lr=-1", "Invalid learning rate: -1"),
         ("optimizer.lr=fast", "Error in call to target 'torch.optim.sgd.SGD': TypeError("),
         ("+optimizer.speed=3", "unexpected keyword argument 'speed'"),
+        ("optimizer.nesterov=maybe", "the optimizer cannot make a step (TypeError: _fused_sgd_() received an invalid"),
+        ("optimizer._target_=torch.optim.LBFGS", "Error in call to target 'torch.optim.lbfgs.LBFGS': TypeError("),
         ("+model.depth=3", "unexpected keyword argument 'depth'"),
         ("model.norm=layer", "model.norm=layer: expected batch, group, none"),
         ("+loss.weight=[a,2]", "Error in call to target 'torch.nn.modules.loss.CrossEntropyLoss': TypeError("),

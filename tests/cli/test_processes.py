@@ -104,7 +104,7 @@ def test_torchrun_is_quiet_and_one_run(tmp_path: Path) -> None:
     assert len(list(folder.glob("events*"))) == 1
     trace = load(folder)
     assert (trace.settings["processes"], trace.settings["machine.threads"]) == (2, 1)
-    assert trained(f"resume={folder}", start=start) == f"{folder} is finished, after 20 steps\n"
+    assert trained(f"resume={folder}", start=start) == f"{where} is finished, after 20 steps\n"
 
 
 @pytest.mark.slow

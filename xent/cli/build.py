@@ -13,6 +13,7 @@ from xent.cli.distributed import tell
 from xent.cli.schema import Precision
 from xent.losses.function import FunctionLoss
 from xent.recording import BadInput, Recorder
+from xent.recording.errors import in_one_line
 from xent.recording.processes import rank, world_size
 from xent.recording.trace import FILE
 from xent.training.data import Split
@@ -48,6 +49,7 @@ def build(run: Run, train: Split) -> Training:
     recorder.nudge(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)
+    _try_optimizer(run)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
     if config.compile:  # two graphs, to keep the gradient of the logits between them
         torch.compiler.reset()  # a run must not depend on those before it in a sweep
@@ -112,6 +114,21 @@ def _with_tensors(config: dict[str, Any]) -> dict[str, Any]:
     weight = config.get("weight")
     is_list = isinstance(weight, list) and all(isinstance(number, int | float) for number in weight)
     return config | ({"weight": torch.tensor(weight, dtype=torch.float32)} if is_list else {})
+
+
+def _try_optimizer(run: Run) -> None:
+    """Make a step of a run's optimizer on a parameter of zeros: some read their arguments only then.
+
+    Raises:
+        BadInput: it cannot make a step.
+    """
+    trial = nn.Parameter(torch.zeros(2, 2, dtype=run.dtype, device=run.device))
+    trial.grad = torch.zeros_like(trial)
+    optimizer = instantiate(run.config.optimizer, [trial])
+    try:
+        optimizer.step()
+    except Exception as error:  # anyone's optimizer may raise anything
+        raise BadInput(f"the optimizer cannot make a step ({in_one_line(error)})") from error
 
 
 def _number_of_steps(run: Run, train: Split) -> int:

@@ -55,9 +55,8 @@ def _check_same_settings(run: Run) -> None:
     distributed.all_gather_object(everyones, run.settings)
     expected = {key: value for key, value in everyones[0].items() if not key.startswith(("machine.", "device"))}
     for rank, settings in enumerate(everyones):
-        if other := [
-            f"{key}={settings[key]}, not {value}" for key, value in expected.items() if settings[key] != value
-        ]:
+        other = [f"{key}={settings[key]}, not {value}" for key, value in expected.items() if settings[key] != value]
+        if other:
             raise BadInput(f"rank {rank} has {', '.join(other)}: give every process the same command line")
 
 

@@ -68,7 +68,7 @@ def is_finished(run: Run, saved: dict[str, Any] | None, changed: dict[str, Any])
         return False
     if saved is None:
         raise BadInput(f"{run.folder} holds a {FILE} and no {checkpoint.FILE} to resume from: give another folder")
-    print(f"{run.folder} is finished, after {load(run.folder).step} steps")
+    print(f"{shown(run.folder)} is finished, after {load(run.folder).step} steps")
     return True
 
 

@@ -85,24 +85,26 @@ class _Surprise(torch.autograd.Function):
         if weights is not None:
             losses *= weights
         losses.masked_fill_(ignored, 0)
-        factor, loss = weights, losses.squeeze(dim) if reduction == "none" else losses.sum()
-        if reduction == "mean":
-            count = ignored.logical_not().sum(dtype=logits.dtype) if weights is None else weights.sum()
-            factor, loss = (1 if weights is None else weights) / count, loss / count
+        counts = ignored.logical_not() if weights is None else weights
+        divisor = counts.sum(dtype=logits.dtype) if reduction == "mean" else None
+        loss = losses.squeeze(dim) if reduction == "none" else losses.sum()
+        loss = loss if divisor is None else loss / divisor
         ctx.dim, ctx.reduction = dim, reduction
-        ctx.save_for_backward(gradient, index, ignored, factor)
+        ctx.save_for_backward(gradient, index, ignored, weights, divisor)
         ctx.set_materialize_grads(False)
         return loss, gradient
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, grad_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradient, index, ignored, factor = ctx.saved_tensors
+        gradient, index, ignored, weights, divisor = ctx.saved_tensors
         result = None
         if grad_gradient is not None:  # the gradient was differentiated again
             result = _derivative_of_gradient(gradient, index, grad_gradient, ctx.dim)
         if grad_loss is not None:
             grad_rows = grad_loss.unsqueeze(ctx.dim) if ctx.reduction == "none" else grad_loss
-            grad_rows = (grad_rows if factor is None else grad_rows * factor) / _scale(gradient)
+            grad_rows = grad_rows if divisor is None else grad_rows / divisor
+            grad_rows = grad_rows if weights is None else grad_rows * weights
+            grad_rows = grad_rows if _scale(gradient) == 1 else grad_rows / _scale(gradient)
             product = _product(gradient, grad_rows.masked_fill(ignored, 0))  # 0, even if it is infinite or NaN
             result = product if result is None else result + product
         return result, None, None, None, None

@@ -121,7 +121,7 @@ def batch_loss(
         if log_p is not None:
             losses = (1 - smoothing) * losses - smoothing * weighted(log_p, weight, dim).mean(dim, keepdim=True)
         losses = losses.masked_fill(ignored, 0)
-        total = ignored.logical_not().sum() if weights is None else weights.sum()
+        total = ignored.logical_not().sum(dtype=losses.dtype) if weights is None else weights.sum()
     losses = losses.squeeze(dim) if reduction == "none" else losses.sum()
     losses = losses / total if reduction == "mean" else losses
     return losses.to(result_type(input, target, weight))

@@ -218,11 +218,7 @@ def _what_was_run(judgements: list[Judgement]) -> dict[str, str]:
     pairs = [pair for judgement in judgements for pair in judgement.pairs]
     runs = {id(run): run for pair in pairs for run in (pair.candidate, pair.reference, pair.unnudged, *pair.nudged)}
     seeds, nudges = (sorted({run.settings[key] for run in runs.values()}) for key in ("seed", "nudge"))
-    counts = {
-        "runs": [len(runs)],
-        "steps": sorted({run.step for run in runs.values()}),
-        "seeds": seeds,
-        "nudges": nudges,
-    }
+    steps = sorted({run.step for run in runs.values()})
+    counts = {"runs": [len(runs)], "steps": steps, "seeds": seeds, "nudges": nudges}
     numbers = {key: ", ".join(map(str, values)) for key, values in counts.items()}
     return {"date": date.today().isoformat(), "xent": version("xent"), **numbers}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xent.recording import BadInput, Recorder
+from xent.recording.errors import in_one_line
 from xent.report.explanation import Evidence, explanation
 from xent.testing.same_training import SAME, judge_training, seeds_and_nudges
 from xent.training.data import batches
@@ -130,9 +131,8 @@ def _copy(loss: Loss) -> Loss:
     try:
         return deepcopy(loss) if isinstance(loss, nn.Module) else loss
     except Exception as error:  # a lock, say
-        reason = f"{type(error).__name__}: {error}"
         advice = "give it as a function, lambda logits, target: loss(logits, target)"
-        raise BadInput(f"the loss cannot be copied ({reason}): {advice}") from error
+        raise BadInput(f"the loss cannot be copied ({in_one_line(error)}): {advice}") from error
 
 
 def _check_large_logits(loss: Loss, reference: Loss, task: Task) -> None:

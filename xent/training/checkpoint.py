@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from xent.recording.errors import BadInput
+from xent.recording.errors import BadInput, in_one_line
 from xent.recording.files import write_whole
 from xent.recording.processes import rank
 from xent.training.loop import Training
@@ -160,8 +160,7 @@ def restore(saved: dict[str, Any], training: Training, changed: dict[str, Any]) 
         try:
             getattr(training, name).load_state_dict((saved | {"recorder": state})[name])
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise BadInput(f"the {name} is not what it was when the run began ({reason})") from error
+            raise BadInput(f"the {name} is not what it was when the run began ({in_one_line(error)})") from error
     for kind, generator in _generators(training).items():
         if kind in saved["random"]:  # a run that resumes on another kind of device draws from its seed there
             generator.set_rng_state(saved["random"][kind])

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.datasets.utils import check_integrity, download_url
 
-from xent.recording.errors import BadInput
+from xent.recording.errors import BadInput, in_one_line
 from xent.training.data import Split
 
 NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
@@ -154,5 +154,4 @@ def _archive(file: Path, md5: str, url: str) -> bytes:
             raise BadInput(f"{file} is damaged: its MD5 is not {md5}, as published; delete it and get it again")
         return file.read_bytes()
     except (OSError, RuntimeError) as error:  # such as a failed download
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"{file} cannot be read or downloaded ({reason}): put it there") from error
+        raise BadInput(f"{file} cannot be read or downloaded ({in_one_line(error)}): put it there") from error

@@ -48,10 +48,8 @@ def target_counts(loss: Loss, accumulate: int, classes: int, device: torch.devic
     if isinstance(weight, Tensor) and weight.shape == counts.shape:
         counts *= weight.detach()
         if smoothing and world_size() * accumulate > 1 and (weight == 0).any():
-            what = f"label_smoothing={smoothing} and a class of weight 0: a part without other classes has no mean"
-            raise BadInput(
-                f"{what} that tells of its smoothing; expected accumulate=1 on one process, or a small weight"
-            )
+            what = f"label_smoothing={smoothing} and a class of weight 0: a part of that class alone has no mean"
+            raise BadInput(f"{what}; expected accumulate=1 on one process, or a small weight")
     if isinstance(ignored, int) and 0 <= ignored < classes:
         counts[ignored] = 0
     return counts

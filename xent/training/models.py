@@ -48,9 +48,8 @@ def resnet(shape: Shape, classes: int, width: int, norm: str = "batch") -> nn.Mo
 
     The blocks have `width`, `2 width` and `4 width` channels.
     """
-    stages = [
-        Residual(n, m, norm, stride=m // n) for n, m in ((width, width), (width, 2 * width), (2 * width, 4 * width))
-    ]
+    channels = (width, width), (width, 2 * width), (2 * width, 4 * width)
+    stages = [Residual(n, m, norm, stride=m // n) for n, m in channels]
     first, last = (*_convolution(shape[0], width, norm), nn.ReLU()), nn.Linear(4 * width, classes)
     return nn.Sequential(*first, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
 
@@ -63,11 +62,9 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, norm: str, stride: int = 1) -> None:
         super().__init__()
-        self.residual = nn.Sequential(
-            *_convolution(channels, out_channels, norm, stride=stride),
-            nn.ReLU(),
-            *_convolution(out_channels, out_channels, norm),
-        )
+        first = _convolution(channels, out_channels, norm, stride=stride)
+        second = _convolution(out_channels, out_channels, norm)
+        self.residual = nn.Sequential(*first, nn.ReLU(), *second)
         projection = _convolution(channels, out_channels, norm, kernel=1, padding=0)
         self.shortcut = nn.Identity() if channels == out_channels else nn.Sequential(*projection)
         self.stride = stride

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xent.recording.device import seeded
-from xent.recording.errors import BadInput
+from xent.recording.errors import BadInput, in_one_line
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 SCALE = 8.0  # a power of two, by which a gradient is multiplied without rounding
@@ -96,7 +96,7 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, call: st
         with seeded(0, logits.device):  # a loss that draws gets the same numbers each time
             value = loss(leaf.clone(), target.clone())  # some losses overwrite their logits
     except Exception as error:  # anyone's loss may raise anything
-        raise BadInput(f"{call} cannot be computed ({_in_one_line(error)})") from error
+        raise BadInput(f"{call} cannot be computed ({in_one_line(error)})") from error
     if not isinstance(value, Tensor) or value.is_complex():
         kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
         raise BadInput(f"{call} is a {kind}: expected a tensor of one number, with its gradient")
@@ -107,9 +107,5 @@ def _gradient(loss: Loss, logits: Tensor, target: Tensor, scale: float, call: st
     try:
         (gradient,) = torch.autograd.grad(value, leaf, torch.full_like(value, scale), materialize_grads=True)
     except Exception as error:
-        raise BadInput(f"the gradient of {call} cannot be computed ({_in_one_line(error)})") from error
+        raise BadInput(f"the gradient of {call} cannot be computed ({in_one_line(error)})") from error
     return gradient
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
