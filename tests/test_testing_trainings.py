@@ -1,4 +1,4 @@
-"""assert_same_training: trainings of anyone's, right, wrong, and such that cannot be compared."""
+"""assert_same_training: trainings that are right, wrong, or cannot be compared."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ def train(
     layers: nn.Module | None = None,
     lr: float = 0.1,
 ) -> None:
-    """A small training of one's own, in which something may be done wrongly."""
+    """A small training, in which something may be done wrongly."""
     torch.manual_seed(recorder.seed if seed is None else seed)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), layers or nn.Identity(), nn.Linear(16, 3)).to(dtype)
     recorder.nudge(model)
@@ -49,21 +49,10 @@ prove = partial(assert_same_training, reference=train, steps=100)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_right_trainings_pass_in_every_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
     prove(partial(train, loss=xent.cross_entropy), dtype=dtype)
-
-
-def test_a_function_that_takes_no_dtype_is_judged_in_its_own() -> None:
-    def in_float32(recorder: Recorder) -> None:
-        train(recorder, torch.float32)
-
-    seeds: set[int] = set()
-
-    def also(recorder: Recorder) -> None:
-        seeds.add(recorder.seed)
-        train(recorder, torch.float32, xent.cross_entropy)
-
-    assert_same_training(also, in_float32, steps=50)
-    assert seeds == {0, 1, 2, 3}, "where rounding hides more, more seeds"
+    assert torch.equal(torch.get_rng_state(), state), "PyTorch's generator is left as it was"
 
 
 def test_a_wrong_training_is_told_with_evidence() -> None:
@@ -72,19 +61,23 @@ def test_a_wrong_training_is_told_with_evidence() -> None:
 
     with pytest.raises(AssertionError) as told:
         prove(partial(train, loss=wrong))
-    lines = str(told.value).splitlines()
-    assert lines[0] == "training is different from training with the reference"
-    names = [
-        "decades above",
-        "left the floor",
-        "loss at step 1",
-        "expected",
-        "distance of the outputs",
-        "of those of nudged",
-    ]
-    assert all(line.split(name)[0] == "  " for name, line in zip(names, lines[1:], strict=True))
-    value, expected = (float(line.split()[-1]) for line in lines[3:5])
-    assert 0 < value / expected - 1 < 1e-8
+    headline, *lines = str(told.value).splitlines()
+    assert headline == "training is different from training with the reference"
+    rows = dict(line.strip().split("  ", 1) for line in lines)
+    assert ", ".join(rows) == (
+        "decades above the floor, left the floor at step, loss at step 1, expected, "
+        "distance of the outputs there, of those of nudged references"
+    )
+    assert 0 < float(rows["loss at step 1"]) / float(rows["expected"]) - 1 < 1e-8
+    assert "same_training.py" not in str(told.getrepr()), "pytest shows the call and not our source"
+
+
+def test_a_mistake_that_one_seed_alone_meets_is_caught() -> None:
+    def wrong(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype, lr=0.1 * (1.01 if recorder.seed == 3 else 1))
+
+    with pytest.raises(AssertionError, match="training is different"):
+        prove(wrong, dtype=torch.float32)
 
 
 def test_other_weights_or_batches_are_told_as_what_is_wrong() -> None:
@@ -98,6 +91,34 @@ def test_a_training_that_learns_nothing_proves_nothing() -> None:
     still = partial(train, lr=1e-9)
     with pytest.raises(AssertionError, match="nothing was proved: nothing learned\n  try more steps"):
         assert_same_training(still, still, steps=40)
+
+
+def runs_of(dtype: torch.dtype, **arguments: int) -> list[tuple[int, int, int]]:
+    """Seed, nudge and steps of every training of the reference in a proof, which takes no dtype but has its own."""
+    runs = []
+
+    def reference(recorder: Recorder) -> None:
+        train(recorder, dtype)
+        runs.append((recorder.seed, recorder.trace.settings["nudge"], recorder.steps_made))
+
+    assert_same_training(partial(train, dtype=dtype), reference, **arguments)
+    return runs
+
+
+def test_the_defaults_are_200_steps_and_where_rounding_hides_more_more_seeds() -> None:
+    assert runs_of(torch.float64) == [(0, nudge, 200) for nudge in range(5)]
+    assert runs_of(torch.float32, steps=40) == [(seed, nudge, 40) for seed in range(4) for nudge in range(3)]
+    assert runs_of(torch.float32, steps=40, seeds=1, nudges=1) == [(0, 0, 40), (0, 1, 40)]
+    for count in ("seeds", "nudges"):
+        with pytest.raises(BadInput, match="expected 1 or more of each"):
+            runs_of(torch.float64, **{count: 0})
+
+
+def test_what_is_drawn_from_pytorchs_generator_is_the_same_in_both() -> None:
+    def unseeded(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype, seed=int(torch.randint(100, ())), data_seed=int(torch.randint(100, ())))
+
+    prove(unseeded, reference=unseeded, steps=40)
 
 
 def numbered() -> Callable[..., Any]:
@@ -118,58 +139,20 @@ def with_other_targets(recorder: Recorder, dtype: torch.dtype) -> None:
     train(recorder, dtype)
 
 
-def of_one_seed(recorder: Recorder) -> None:
-    train(recorder, torch.float32, seed=0, data_seed=0)
-
-
-CANNOT: dict[str, Callable[..., None]] = {
+NO_MEASURE: dict[str, Callable[..., None]] = {
     "the reference of seed 0 and nudge 1 got other first weights than the reference of seed 0": numbered(),
     "nudge 1 is bitwise identical to the reference of seed 0, its nudge changed nothing": unnudged,
-    "rounding does not explain that in float64: turn dropout off, seed every random draw": partial(
-        train, layers=nn.Dropout(0.5)
-    ),
+    "not explain that in float64: turn dropout off, seed every random draw": partial(train, layers=nn.Dropout(0.5)),
+    "not explain that in float32: turn dropout off": partial(train, layers=nn.Dropout(0.02), dtype=torch.float32),
     "reorder inputs and targets alike": with_other_targets,
-    "seeds 0 and 1 train alike: draw from recorder.seed, or give seeds=1": of_one_seed,
+    "train alike: draw from recorder.seed, or give seeds=1": partial(train, dtype=torch.float32, seed=0, data_seed=0),
 }
 
 
-@pytest.mark.parametrize("message", CANNOT)
+@pytest.mark.parametrize("message", NO_MEASURE)
 def test_a_reference_that_is_no_measure_is_refused(message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        assert_same_training(CANNOT[message], CANNOT[message], steps=40)
-
-
-def test_dropout_is_seen_in_float32_too() -> None:
-    with pytest.raises(BadInput, match="rounding does not explain that in float32: turn dropout off"):
-        prove(
-            partial(train, layers=nn.Dropout(0.02)),
-            reference=partial(train, layers=nn.Dropout(0.02)),
-            dtype=torch.float32,
-        )
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_mistake_that_one_seed_alone_meets_is_seen(dtype: torch.dtype) -> None:
-    def wrong(recorder: Recorder, dtype: torch.dtype) -> None:
-        train(recorder, dtype, lr=0.1 * (1.01 if recorder.seed == 3 else 1))
-
-    with pytest.raises(AssertionError, match="training is different"):
-        prove(wrong, dtype=dtype, seeds=4)
-
-
-def test_a_dtype_that_was_given_already_is_kept_and_no_seeds_are_refused() -> None:
-    seen: set[torch.dtype] = set()
-
-    def noting(recorder: Recorder, dtype: torch.dtype) -> None:
-        seen.add(dtype)
-        train(recorder, dtype)
-
-    in_float32 = partial(noting, dtype=torch.float32)
-    assert_same_training(in_float32, in_float32, steps=40, seeds=1)
-    assert seen == {torch.float32}
-    for counts in ({"seeds": 0}, {"nudges": 0}):
-        with pytest.raises(BadInput, match="expected 1 or more of each"):
-            assert_same_training(train, train, steps=40, **counts)
+        assert_same_training(NO_MEASURE[message], NO_MEASURE[message], steps=40)
 
 
 def test_trainings_of_other_outputs_are_refused() -> None:
@@ -177,33 +160,5 @@ def test_trainings_of_other_outputs_are_refused() -> None:
         train(recorder, torch.float64)
         recorder.trace.probes = {step: outputs[:2] for step, outputs in recorder.trace.probes.items()}
 
-    with pytest.raises(
-        BadInput, match=r"the training of seed 0: 100 steps, outputs of shape \[2, 3\] and the reference"
-    ):
-        prove(wide)
-
-
-def test_what_is_drawn_from_pytorchs_generator_is_the_same_in_both() -> None:
-    def unseeded(recorder: Recorder, dtype: torch.dtype) -> None:
-        train(recorder, dtype, seed=int(torch.randint(100, ())), data_seed=int(torch.randint(100, ())))
-
-    prove(unseeded, reference=unseeded, steps=40)
-
-
-def test_two_hundred_steps_are_made_if_none_are_given() -> None:
-    made = []
-
-    def counting(recorder: Recorder, dtype: torch.dtype) -> None:
-        train(recorder, dtype)
-        made.append(recorder.steps_made)
-
-    assert_same_training(counting, counting, nudges=1)
-    assert made == [200] * 3
-
-
-def test_pytorchs_generator_of_random_numbers_is_left_as_it_was() -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    prove(train)
-    assert torch.equal(torch.rand(1), expected)
+    with pytest.raises(BadInput, match=r"the training of seed 0: 40 steps, outputs of shape \[2, 3\] and the refer"):
+        prove(wide, steps=40)

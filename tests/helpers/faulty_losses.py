@@ -1,4 +1,4 @@
-"""Losses as others write them, for the tests that train with them as `loss._target_=tests.helpers.faulty_losses...`."""
+"""Losses with a fault, for the tests that train with them as `loss._target_=tests.helpers.faulty_losses...`."""
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ class OutOfMemory(nn.CrossEntropyLoss):
 
 
 class Bfloat16Only(nn.CrossEntropyLoss):
-    """A kernel of one type."""
-
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         assert input.dtype == torch.bfloat16
         return super().forward(input, target)

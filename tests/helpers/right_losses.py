@@ -1,7 +1,4 @@
-"""Cross entropy as others write it, and rightly: what must never be called different.
-
-`RIGHT` has each with what it is held against, and the task that it is for; benchmarks/verdict.py counts them.
-"""
+"""Cross entropy as others write it, and rightly: what must never be called different. `RIGHT` has all of them."""
 
 import math
 from collections.abc import Callable
@@ -9,22 +6,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, bfloat16, float16, float32, float64, nn
 from torch.nn.functional import cross_entropy, kl_div, nll_loss, one_hot, softplus
 from torch.utils.checkpoint import checkpoint
 
-WEIGHT = torch.tensor([1.0, 10.0, 0.5, *[1.0] * 7], dtype=torch.float64)
-EVERY = (torch.float64, torch.float32, torch.bfloat16)
+WEIGHT = torch.tensor([1.0, 10.0, 0.5, *[1.0] * 7], dtype=float64)
+EVERY = (float64, float32, bfloat16)
+IGNORED = {"ignored": 0.3}
+PLACES = {"places": (6,), "ignored": 0.3}
+PROBABILITIES = {"probabilities": True}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, and how it is judged by `assert_same_learning`."""
+    """A loss, and how `assert_same_learning` judges it.
+
+    Attributes:
+        dtypes: the precisions of the whole study, benchmarks/verdict.py.
+        tested_in: the one precision of tests/test_others_losses.py.
+    """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     reference: Callable[[Tensor, Tensor], Tensor] = field(default_factory=nn.CrossEntropyLoss)
     task: dict[str, Any] = field(default_factory=dict)
     dtypes: tuple[torch.dtype, ...] = EVERY
+    tested_in: torch.dtype = float64
+
+
+def at_target(logits: Tensor, target: Tensor) -> Tensor:
+    return logits.gather(1, target[:, None])[:, 0]
 
 
 def by_one_hot(logits: Tensor, target: Tensor) -> Tensor:
@@ -32,13 +42,13 @@ def by_one_hot(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def by_logsumexp(logits: Tensor, target: Tensor) -> Tensor:
-    return (logits.logsumexp(1) - logits.gather(1, target[:, None])[:, 0]).mean()
+    return (logits.logsumexp(1) - at_target(logits, target)).mean()
 
 
 def by_softplus(logits: Tensor, target: Tensor) -> Tensor:
     """The softplus of how far the other classes are ahead of the target."""
     others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
-    return softplus(others - logits.gather(1, target[:, None])[:, 0], threshold=40).mean()
+    return softplus(others - at_target(logits, target), threshold=40).mean()
 
 
 def by_powers_of_2(logits: Tensor, target: Tensor) -> Tensor:
@@ -47,15 +57,15 @@ def by_powers_of_2(logits: Tensor, target: Tensor) -> Tensor:
     return nll_loss((bits - bits.exp2().sum(1, keepdim=True).log2()) * math.log(2), target)
 
 
-def by_parts_of_the_classes(logits: Tensor, target: Tensor) -> Tensor:
-    """A running largest logit and sum, as kernels do that never hold all classes at once."""
+def by_parts(logits: Tensor, target: Tensor, rescaled: bool = True) -> Tensor:
+    """A running largest logit and sum, as in kernels that never hold all classes at once."""
     largest = logits.new_full((len(logits),), -torch.inf)
     total = torch.zeros_like(largest)
     for part in logits.split(4, dim=1):
         new = torch.maximum(largest, part.amax(1))
-        total = total * (largest - new).exp() + (part - new[:, None]).exp().sum(1)
+        total = total * ((largest - new).exp() if rescaled else 1) + (part - new[:, None]).exp().sum(1)
         largest = new
-    return (total.log() + largest - logits.gather(1, target[:, None])[:, 0]).mean()
+    return (total.log() + largest - at_target(logits, target)).mean()
 
 
 def by_parts_of_the_batch(logits: Tensor, target: Tensor) -> Tensor:
@@ -65,75 +75,48 @@ def by_parts_of_the_batch(logits: Tensor, target: Tensor) -> Tensor:
     return total / (target != -100).sum()
 
 
-def in_float32(logits: Tensor, target: Tensor) -> Tensor:
-    return cross_entropy(logits.float(), target)
-
-
-def checkpointed(logits: Tensor, target: Tensor) -> Tensor:
-    """Computed a second time in the backward pass, to save memory."""
-    loss: Tensor = checkpoint(cross_entropy, logits, target, use_reentrant=False)
-    return loss
-
-
 def by_its_gradient(logits: Tensor, target: Tensor) -> Tensor:
     """The gradient in closed form, as a product with the logits whose value is zero."""
-    with torch.no_grad():
-        value = cross_entropy(logits, target)
-        gradient = (logits.softmax(1) - one_hot(target, logits.shape[1])) / len(target)
-    return value + (gradient * (logits - logits.detach())).sum()
+    gradient = (logits.detach().softmax(1) - one_hot(target, logits.shape[1])) / len(target)
+    return cross_entropy(logits, target).detach() + (gradient * (logits - logits.detach())).sum()
 
 
-class _Kernel(torch.autograd.Function):
-    """Value and gradient in one pass in `dtype`, kept as the type of the logits, where these were if asked to."""
+class Kernel(torch.autograd.Function):
+    """The value that it gets; backward, the gradient that it gets times that from above, unless it is deaf to it."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, dtype: torch.dtype, mean: bool, overwrite: bool) -> Tensor:
-        log_p = logits.to(dtype).log_softmax(1)
-        gradient = (log_p.exp() - one_hot(target, logits.shape[1])) / (len(target) if mean else 1)
-        if overwrite:
-            logits.data.copy_(gradient)
-        ctx.save_for_backward(logits.data if overwrite else gradient.to(logits.dtype))
-        return nll_loss(log_p, target, reduction="mean" if mean else "sum")
+    def forward(ctx: Any, logits: Tensor, value: Tensor, gradient: Tensor, deaf: bool = False) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.deaf = deaf
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, from_above: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * from_above, None, None, None, None
+        return ctx.saved_tensors[0] * (1 if ctx.deaf else from_above), None, None, None
 
 
-def kernel(logits: Tensor, target: Tensor) -> Tensor:
-    loss: Tensor = _Kernel.apply(logits, target, logits.dtype, True, False)
-    return loss
-
-
-def kernel_in_float32(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits and gradient in the type of the model, all between them in float32."""
-    loss: Tensor = _Kernel.apply(logits, target, torch.float32, True, False)
-    return loss
-
-
-def kernel_for_a_sum(logits: Tensor, target: Tensor) -> Tensor:
-    loss: Tensor = _Kernel.apply(logits, target, logits.dtype, False, False)
-    return loss
+def kernel(
+    logits: Tensor, target: Tensor, dtype: torch.dtype | None = None, mean: bool = True, overwrite: bool = False
+) -> Tensor:
+    """Value and gradient in one pass in `dtype`; the gradient is kept as the logits' type, or where these were."""
+    log_p = logits.detach().to(dtype or logits.dtype).log_softmax(1)
+    gradient = (log_p.exp() - one_hot(target, logits.shape[1])) / (len(target) if mean else 1)
+    kept = logits.data.copy_(gradient) if overwrite else gradient.to(logits.dtype)
+    return Kernel.apply(logits, nll_loss(log_p, target, reduction="mean" if mean else "sum"), kept)
 
 
 class Overwriting(nn.Module):
     """A kernel that leaves its gradient where its logits were, and class 0 where its targets were."""
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        loss: Tensor = _Kernel.apply(logits, target, logits.dtype, True, True)
+        loss = kernel(logits, target, overwrite=True)
         target.zero_()
         return loss
 
 
 def ignoring_by_a_mask(logits: Tensor, target: Tensor) -> Tensor:
-    counts = target != -100
-    losses = cross_entropy(logits, target.masked_fill(~counts, 0), reduction="none")
-    return (losses * counts).sum() / counts.sum()
-
-
-def ignoring_by_selection(logits: Tensor, target: Tensor) -> Tensor:
-    counts = target != -100
-    return by_logsumexp(logits[counts], target[counts])
+    losses = cross_entropy(logits, target.clamp(min=0), reduction="none")
+    return (losses * (target != -100)).sum() / (target != -100).sum()
 
 
 def weighted(logits: Tensor, target: Tensor) -> Tensor:
@@ -142,24 +125,17 @@ def weighted(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def smoothed(logits: Tensor, target: Tensor) -> Tensor:
-    log_p = logits.log_softmax(1)
-    return 0.9 * nll_loss(log_p, target) - 0.1 * log_p.mean()
+    return 0.9 * cross_entropy(logits, target) - 0.1 * logits.log_softmax(1).mean()
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 0.0) -> Tensor:
     """`(1 - p)**gamma` times the loss; with 0, cross entropy."""
-    log_p = logits.log_softmax(1).gather(1, target[:, None])[:, 0]
+    log_p = at_target(logits.log_softmax(1), target)
     return -((1 - log_p.exp()) ** gamma * log_p).mean()
 
 
-def places_in_one_row(logits: Tensor, target: Tensor) -> Tensor:
-    return cross_entropy(logits.movedim(1, -1).flatten(0, -2), target.flatten())
-
-
-def places_by_gather(logits: Tensor, target: Tensor) -> Tensor:
-    counts = target != -100
-    at_target = logits.gather(1, target.clamp(min=0)[:, None])[:, 0]
-    return (logits.logsumexp(1) - at_target)[counts].mean()
+def focal_by_probabilities(logits: Tensor, target: Tensor) -> Tensor:
+    return ((1 - at_target(logits.softmax(1), target)) ** 2 * cross_entropy(logits, target, reduction="none")).mean()
 
 
 def of_probabilities(logits: Tensor, target: Tensor) -> Tensor:
@@ -168,43 +144,36 @@ def of_probabilities(logits: Tensor, target: Tensor) -> Tensor:
 
 def by_divergence(logits: Tensor, target: Tensor) -> Tensor:
     """Kullback and Leibler's, and the entropy of the targets, which no gradient flows through."""
-    divergence = kl_div(logits.log_softmax(1), target, reduction="batchmean")
-    loss: Tensor = divergence - torch.special.xlogy(target, target).sum(1).mean()
-    return loss
+    entropy = -torch.special.xlogy(target, target).sum(1).mean()
+    return kl_div(logits.log_softmax(1), target, reduction="batchmean") + entropy
 
 
-FLOATS_BELOW = (torch.float32, torch.bfloat16)
-IGNORED = {"ignored": 0.3}
-PLACES = {"places": (6,), "ignored": 0.3}
+BELOW = (float32, bfloat16)  # for what computes in float32, which is wrong in float64
 RIGHT = {
     "one-hot targets": Case(by_one_hot),
     "logsumexp": Case(by_logsumexp),
     "softplus": Case(by_softplus),
-    "powers of 2": Case(by_powers_of_2),
-    "parts of the classes": Case(by_parts_of_the_classes),
-    "parts of the batch, in float32": Case(by_parts_of_the_batch, task=IGNORED, dtypes=FLOATS_BELOW),
-    "in float32": Case(in_float32, dtypes=FLOATS_BELOW),
-    "computed a second time": Case(checkpointed),
+    "powers of 2": Case(by_powers_of_2, tested_in=bfloat16),
+    "parts of the classes": Case(by_parts, tested_in=float16),
+    "parts of the batch, in float32": Case(by_parts_of_the_batch, task=IGNORED, dtypes=BELOW, tested_in=bfloat16),
+    "in float32": Case(lambda z, t: cross_entropy(z.float(), t), dtypes=BELOW, tested_in=float16),
+    "computed a second time": Case(lambda z, t: checkpoint(cross_entropy, z, t, use_reentrant=False)),
     "value and gradient apart": Case(by_its_gradient),
-    "own Function": Case(kernel),
-    "own Function in float32": Case(kernel_in_float32, dtypes=FLOATS_BELOW),
-    "own Function, a sum": Case(kernel_for_a_sum, nn.CrossEntropyLoss(reduction="sum")),
+    "own Function": Case(kernel, tested_in=float32),
+    "own Function in float32": Case(lambda z, t: kernel(z, t, float32), dtypes=BELOW, tested_in=bfloat16),
+    "own Function, a sum": Case(lambda z, t: kernel(z, t, mean=False), nn.CrossEntropyLoss(reduction="sum")),
     "overwrites logits and targets": Case(Overwriting()),
     "ignoring by a mask": Case(ignoring_by_a_mask, task=IGNORED),
-    "ignoring by selection": Case(ignoring_by_selection, task={"ignored": 0.9}),
+    "ignoring by selection": Case(lambda z, t: by_logsumexp(z[t != -100], t[t != -100]), task={"ignored": 0.9}),
     "weights of classes": Case(weighted, nn.CrossEntropyLoss(WEIGHT)),
-    "label smoothing": Case(smoothed, nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "label smoothing": Case(smoothed, nn.CrossEntropyLoss(label_smoothing=0.1), tested_in=float32),
     "focal, gamma 0": Case(focal),
-    "focal, gamma 2": Case(lambda z, t: focal(z, t, 2.0), lambda z, t: by_its_definition(z, t)),
-    "places in one row": Case(places_in_one_row, task=PLACES),
-    "places by gather": Case(places_by_gather, task=PLACES),
-    "probabilities": Case(of_probabilities, task={"probabilities": True}),
-    "probabilities and places": Case(of_probabilities, task={"probabilities": True, "places": (2, 3)}),
-    "divergence and entropy": Case(by_divergence, task={"probabilities": True}),
+    "focal, gamma 2": Case(lambda z, t: focal(z, t, 2.0), focal_by_probabilities),
+    "places in one row": Case(lambda z, t: cross_entropy(z.movedim(1, -1).flatten(0, -2), t.flatten()), task=PLACES),
+    "places by gather": Case(
+        lambda z, t: (z.logsumexp(1) - at_target(z, t.clamp(min=0)))[t != -100].mean(), task=PLACES
+    ),
+    "probabilities": Case(of_probabilities, task=PROBABILITIES),
+    "probabilities and places": Case(of_probabilities, task=PROBABILITIES | {"places": (2, 3)}),
+    "divergence and entropy": Case(by_divergence, task=PROBABILITIES),
 }
-
-
-def by_its_definition(logits: Tensor, target: Tensor) -> Tensor:
-    """The focal loss with gamma 2, by probabilities."""
-    p = logits.softmax(1)[torch.arange(len(target)), target]
-    return ((1 - p) ** 2 * cross_entropy(logits, target, reduction="none")).mean()

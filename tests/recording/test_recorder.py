@@ -1,3 +1,4 @@
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from xent.recording import Recorder
-from xent.recording.errors import BadInput
+from xent.recording import BadInput, Recorder
 from xent.recording.fingerprint import may_be_equal
 from xent.recording.trace import Trace, load
 
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
+
+
+def zeros() -> Tensor:
+    return torch.zeros(2)
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -48,32 +52,25 @@ def recorded(**arguments: Any) -> Trace:
 
 
 def test_a_loop_of_ones_own_leaves_a_trace(tmp_path: Path) -> None:
-    settings = {"kernel": "mine", "seed": 3}
-    trace = recorded(folder=tmp_path / "runs" / "mine", settings=settings, nudge=2)
+    trace = recorded(folder=tmp_path / "runs" / "mine", settings={"kernel": "mine", "seed": 3}, nudge=2)
     loaded = load(tmp_path / "runs" / "mine")
-    assert {
-        "kernel": "mine",
-        "seed": 3,
-        "nudge": 2,
-        "precision": "float64",
-        "device": "cpu",
-    }.items() <= loaded.settings.items()
+    expected = {"kernel": "mine", "seed": 3, "nudge": 2, "precision": "float64", "device": "cpu"}
+    assert expected.items() <= loaded.settings.items()
     assert {"machine.processor", "machine.threads", "machine.torch"} < set(loaded.settings)
+    assert recorded(settings={"precision": "bfloat16"}).settings["precision"] == "bfloat16", "what one says counts"
     assert list(loaded.probes) == [1, 2, 4, 8, 11]
     assert torch.equal(loaded.losses, trace.losses) and loaded.losses.isfinite().all()
     assert all(torch.equal(outputs, trace.probes[step]) for step, outputs in loaded.probes.items())
 
 
 def test_a_nudge_of_0_changes_nothing_and_others_change_rounding() -> None:
-    plain, nudged = recorded(), recorded(nudge=1)
-    torch.manual_seed(0)
-    model = nn.Linear(4, 8)
+    recorder, model, (x, y) = Recorder(steps=1), nn.Linear(4, 8), batch(1)
     before = model.weight.detach().clone()
-    Recorder(steps=1).nudge(model)
+    recorder.nudge(model)
     assert torch.equal(model.weight, before)
-    assert 0 < (nudged.probes[1] - plain.probes[1]).abs().max() < 1e-9
-    x, y = batch(1)
-    assert all(a is b for a, b in zip(Recorder(steps=1).reorder(x, y), (x, y)))
+    same_x, same_y = recorder.reorder(x, y)
+    assert same_x is x and same_y is y
+    assert 0 < (recorded(nudge=1).probes[1] - recorded().probes[1]).abs().max() < 1e-9
 
 
 def test_every_module_is_nudged_by_bits_of_its_own() -> None:
@@ -86,22 +83,15 @@ def test_every_module_is_nudged_by_bits_of_its_own() -> None:
     assert not torch.equal(first, second)
 
 
-def test_samples_are_reordered_together_along_the_dimension_that_is_named() -> None:
-    recorder = Recorder(steps=1, nudge=1)
-    x, y = torch.arange(6), torch.arange(12).view(6, 2)
-    moved, also = recorder.reorder(x, y)
-    assert sorted(moved.tolist()) == x.tolist() != moved.tolist()
-    assert torch.equal(also, y[moved])
-    assert torch.equal(recorder.reorder(y.T, dim=1), also.T)
-
-
-def test_a_batch_may_be_of_lists_tuples_and_dicts() -> None:
-    recorder, x = Recorder(steps=1, nudge=1), torch.arange(6)
-    found = recorder.reorder({"x": x, "more": [x, (x, x)]})
-    expected = recorder.reorder(x)
-    assert list(found) == ["x", "more"] and isinstance(found["more"][1], tuple)
-    assert all(torch.equal(each, expected) for each in (found["x"], found["more"][0], *found["more"][1]))
-    assert len(recorder.reorder([x])) == 1
+def test_all_tensors_of_a_batch_are_reordered_together_along_the_dimension_that_is_named() -> None:
+    recorder, x, y = Recorder(steps=1, nudge=1), torch.arange(6), torch.arange(12).view(6, 2)
+    order, moved = recorder.reorder(x, y)
+    assert sorted(order.tolist()) == x.tolist() != order.tolist()
+    assert torch.equal(moved, y[order])
+    assert torch.equal(recorder.reorder(y.T, dim=1), y[order].T)
+    assert [tensor.tolist() for tensor in recorder.reorder([x])] == [order.tolist()]
+    nested = recorder.reorder({"x": x, "more": [x, (x, x)]})
+    assert str(nested) == str({"x": order, "more": [order, (order, order)]})
 
 
 def test_parts_of_a_batch_have_the_fingerprint_of_the_whole() -> None:
@@ -130,90 +120,107 @@ def test_the_probe_is_taken_in_evaluation_mode_and_changes_nothing() -> None:
     assert recorder.trace.probes[1].any(), "a copy of what the probe made"
 
 
-def test_the_probe_is_called_at_probe_steps_only() -> None:
-    called: list[int] = []
-    recorder = Recorder(steps=11)
-
-    def probe() -> Tensor:
-        called.append(recorder.trace.step)
-        return torch.zeros(1)
-
-    recorder.begin(probe)
-    for _ in range(11):
-        recorder.step(1.0, probe)
-    assert called == [0, 1, 2, 4, 8, 11]
-
-
 @pytest.mark.parametrize("stop", [1, 5, 8])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(stop: int, tmp_path: Path) -> None:
     torch.save(training(Recorder(steps=11, nudge=1), stop), tmp_path / "state.pt")
     recorder = Recorder(steps=11, nudge=1)
     training(recorder, state=torch.load(tmp_path / "state.pt", weights_only=True))
-    recorder.finish()
-    whole = recorded(nudge=1)
-    assert torch.equal(recorder.trace.losses, whole.losses)
-    assert list(recorder.trace.probes) == list(whole.probes)
-    assert all(torch.equal(recorder.trace.probes[step], whole.probes[step]) for step in whole.probes)
-    assert recorder.trace.fingerprints == whole.fingerprints
+    resumed, whole = recorder.trace, recorded(nudge=1)
+    assert torch.equal(resumed.losses, whole.losses)
+    assert list(resumed.probes) == list(whole.probes)
+    assert all(map(torch.equal, resumed.probes.values(), whole.probes.values()))
+    assert resumed.fingerprints == whole.fingerprints
 
 
 def test_what_a_run_was_given_is_recorded_whatever_its_order_and_nudge() -> None:
     plain, nudged, other = recorded(), recorded(nudge=1), recorded(settings={"seed": 1})
     assert list(plain.fingerprints) == ["first weights", *(f"batch {step}" for step in (1, 2, 4, 8, 11))]
-    assert all(may_be_equal(nudged.fingerprints[name], fingerprint) for name, fingerprint in plain.fingerprints.items())
+    assert all(may_be_equal(nudged.fingerprints[name], sums) for name, sums in plain.fingerprints.items())
     assert not may_be_equal(plain.fingerprints["first weights"], other.fingerprints["first weights"])
     assert not may_be_equal(plain.fingerprints["batch 1"], plain.fingerprints["batch 2"])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_outputs_keep_shape_and_type(dtype: torch.dtype, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path, steps=1)
-    recorder.step(torch.tensor([[2.5]]), lambda: torch.tensor(1 / 3, dtype=dtype))
-    recorder.finish()
-    (outputs,) = load(tmp_path).probes.values()
-    assert torch.equal(outputs, torch.tensor(1 / 3, dtype=dtype)) and outputs.dtype == dtype
-
-
-def zeros() -> Tensor:
-    return torch.zeros(2)
-
-
 def test_settings_are_flat_and_plain(tmp_path: Path) -> None:
-    settings = {"optimizer": {"lr": np.float64(0.1), "betas": (0.9, 0.99)}, "dtype": torch.float32, "data": tmp_path}
-    found = Recorder(steps=1, settings=settings).trace.settings
-    assert found["optimizer.lr"] == 0.1 and found["optimizer.betas"] == [0.9, 0.99]
-    assert (found["dtype"], found["data"], found["seed"], found["nudge"]) == ("torch.float32", str(tmp_path), 0, 0)
+    settings = {"optimizer": {"lr": np.float32(0.5), "betas": (0.9, 0.99)}, "dtype": torch.float32, "data": tmp_path}
+    flat = {"optimizer.lr": 0.5, "optimizer.betas": [0.9, 0.99], "dtype": "torch.float32", "data": str(tmp_path)}
+    assert Recorder(steps=1, settings=settings).trace.settings == {"seed": 0, "nudge": 0} | flat
 
 
-@pytest.mark.parametrize("settings", [{"nudge": 2}, {"seed": "one"}, {"seed": None}])
-def test_a_seed_is_an_integer_and_there_is_one_nudge(settings: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match="expected an integer seed, and the nudge as an argument of its own"):
-        Recorder(steps=1, settings=settings)
+@pytest.mark.parametrize("loss", [1 / 3, torch.tensor([[1 / 3]], dtype=torch.float64)])
+def test_a_loss_keeps_its_digits_and_a_state_its_steps(loss: float | Tensor) -> None:
+    recorder = Recorder(steps=2)
+    recorder.step(loss, zeros)
+    state = recorder.state_dict()
+    recorder.step(1.0, zeros)
+    assert recorder.trace.losses.tolist() == [1 / 3, 1.0]
+    assert state["losses"].tolist() == [1 / 3] and list(state["probes"]) == [1], "what follows does not change it"
+
+
+def refused(message: str) -> AbstractContextManager[object]:
+    """A misuse is told in a line."""
+    return pytest.raises(BadInput, match=rf"^{message}.*\Z")
 
 
 @pytest.mark.parametrize("arguments", [{"steps": 0}, {"steps": 10.0}, {"steps": 1, "nudge": -1}])
 def test_steps_and_nudges_are_counts(arguments: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match="expected an integer of 1 or more, and one of 0 or more"):
+    with refused("steps=.*: expected an integer of 1 or more, and one of 0 or more"):
         Recorder(**arguments)
 
 
+@pytest.mark.parametrize("settings", [{"nudge": 2}, {"seed": "one"}, {"seed": None}])
+def test_a_seed_is_an_integer_and_there_is_one_nudge(settings: dict[str, Any]) -> None:
+    with refused("settings have .*: expected an integer seed, and the nudge as an argument of its own"):
+        Recorder(steps=1, settings=settings)
+
+
 def test_a_folder_that_is_taken_or_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None:
-    recorded(folder=tmp_path)
-    with pytest.raises(BadInput, match=r"holds a finished run: delete its trace.npz, or give another folder"):
-        Recorder(tmp_path, steps=11)
-    with pytest.raises(BadInput, match=r"trace.npz/run cannot be made .Not a directory.: give another folder"):
-        Recorder(tmp_path / "trace.npz" / "run", steps=11)
+    (tmp_path / "trace.npz").touch()
+    with refused(f"{tmp_path} holds a finished run: delete its trace.npz, or give another folder"):
+        Recorder(tmp_path, steps=1)
+    with refused(".*trace.npz/run cannot be made .Not a directory.: give another folder"):
+        Recorder(tmp_path / "trace.npz" / "run", steps=1)
 
 
-def test_a_loss_that_is_a_number_of_pythons_keeps_its_digits() -> None:
-    recorder = Recorder(steps=1)
-    recorder.step(1 / 3, zeros)
-    assert recorder.trace.losses.item() == 1 / 3
-
-
-def test_a_state_is_not_changed_by_what_follows() -> None:
-    recorder = Recorder(steps=2)
+def test_a_loop_that_counts_its_steps_or_nudges_wrongly_is_told() -> None:
+    recorder, model = Recorder(steps=1), nn.Linear(1, 1)
+    recorder.nudge(model)
+    with refused("nudge.. got the same module twice"):
+        recorder.nudge(model)
+    with refused("finish.. after 0 of 1 steps: make them all, or give fewer"):
+        recorder.finish()
+    with refused("step.. got a loss of shape .3.: expected a scalar"):
+        recorder.step(torch.ones(3), zeros)
     recorder.step(1.0, zeros)
-    state = recorder.state_dict()
-    recorder.step(1.0, zeros)
-    assert list(state["probes"]) == [1]
+    with refused("step.. was called more than steps=1 times: give the number of steps you make"):
+        recorder.step(1.0, zeros)
+    with refused("nudge.. after 1 steps: nudge the model first"):
+        recorder.nudge(nn.Linear(1, 1))
+
+
+def test_outputs_are_floating_point_numbers_of_one_shape_and_type() -> None:
+    integers, empty = torch.ones(1).long(), torch.zeros(0)
+    kinds = {"torch.int64 of shape .1.": integers.clone, "torch.float32 of shape .0.": empty.clone, "tuple": tuple}
+    for kind, probe in kinds.items():
+        with refused(f"the probe made {kind}: expected a tensor of floating point"):
+            Recorder(steps=1).begin(probe)  # type: ignore[arg-type]
+    for before in (torch.zeros(3), torch.zeros(2).double()):
+        recorder = Recorder(steps=1)
+        recorder.begin(before.clone)
+        kinds = f"{before.dtype} of shape .{len(before)}. and torch.float32 of shape .2."
+        with refused(f"the probe made {kinds}, after 1 steps: expected one shape and type"):
+            recorder.step(1.0, zeros)
+
+
+def test_a_batch_is_of_tensors_of_as_many_samples() -> None:
+    with refused("reorder.. got tensors of 2 and 3 samples along dim 0"):
+        Recorder(steps=1).reorder(torch.ones(2), torch.ones(3))
+    with refused("reorder.. got tensors of no samples"):
+        Recorder(steps=1).reorder()
+    with refused("reorder.. got a str: expected tensors, or lists"):
+        Recorder(steps=1).reorder({"x": ["a"]})
+
+
+def test_a_run_goes_on_with_its_settings() -> None:
+    state = Recorder(steps=2, settings={"kernel": "b"}).state_dict()
+    with refused("the state is that of a run with kernel=b, not a, steps=2, not 1: give its settings"):
+        Recorder(steps=1, settings={"kernel": "a"}).load_state_dict(state)

@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor import config
 
-from tests.helpers.commands import command, small, trained
+from tests.helpers.commands import small, the_line, train_py, trained
 
 CNN = small(model="cnn", **{"model.width": 4})
 
@@ -20,11 +22,8 @@ def test_a_compiled_run_repeats_bit_for_bit(tmp_path: Path) -> None:
     assert not torch.equal(runs[0].losses, eager.losses), "nothing was compiled"
 
 
-def test_without_a_c_compiler_it_says_so(tmp_path: Path) -> None:
-    settings = [*small(), "compile=true", f"hydra.run.dir={tmp_path / 'run'}"]
-    nothing_cached = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    result = command("train.py", *settings, "device=cpu", **nothing_cached)
-    assert result.returncode == 2, result
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("PyTorch cannot compile here (InvalidCxxCompiler")
-    assert "train with compile=false" in line
+def test_without_a_c_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))  # where nothing is compiled already
+    line = the_line(train_py(*small(), "compile=true", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"))
+    assert line.startswith("PyTorch cannot compile here (InvalidCxxCompiler") and "train with compile=false" in line
