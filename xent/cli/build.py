@@ -55,8 +55,8 @@ def build(run: Run, train: Split) -> Training:
         torch.compiler.reset()  # a run must not depend on those before it in a sweep
         # CUDA graphs cost the host the least, but would write over accumulated gradients.
         mode = "reduce-overhead" if run.device.type == "cuda" and config.accumulate == 1 else None
-        model.compile(mode=mode)
-        loss.compile(mode=mode)
+        for module in (model, loss):  # Module.compile skips PyTorch's own modules in PyTorch 2.6
+            module.forward = torch.compile(module.forward, mode=mode)
     batch_size, accumulate, autocast = config.batch_size, config.accumulate, config.precision is Precision.bfloat16
     return Training(model, loss, optimizer, recorder, batch_size, config.seed, autocast, run.loss_dtype, accumulate)
 

@@ -25,9 +25,9 @@ def check_arguments(
         Exception: the one that PyTorch raises for these arguments.
         RuntimeError: label smoothing is outside [0, 1].
     """
-    if isinstance(input, Tensor) and isinstance(target, Tensor) and isinstance(weight, Tensor | None):
+    if isinstance(input, Tensor) and isinstance(target, Tensor) and (weight is None or isinstance(weight, Tensor)):
         is_index = type(ignore_index) is int or isinstance(ignore_index, torch.SymInt)
-        is_smoothing = isinstance(label_smoothing, float | int) and 0 <= label_smoothing <= 1
+        is_smoothing = isinstance(label_smoothing, (float, int)) and 0 <= label_smoothing <= 1
         are_valid = is_index and is_smoothing and reduction in ("mean", "sum", "none")
         if are_valid and _fit(input, target, weight, ignore_index):
             return ignore_index, reduction

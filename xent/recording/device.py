@@ -19,7 +19,7 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 def accelerator() -> torch.device | None:
     """The current accelerator of the machine, with its index, or None if there is none."""
-    device = torch.accelerator.current_accelerator(check_available=True)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device and torch.device(device.type, torch.accelerator.current_device_index())
 
 

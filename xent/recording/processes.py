@@ -51,5 +51,4 @@ def local_share_like(whole: Tensor, tensor: Any) -> Tensor:
         return whole
     from torch.distributed.tensor import distribute_tensor  # slow to import
 
-    on_device = whole.to(tensor.device)
-    return distribute_tensor(on_device, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
+    return distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements).to_local()
