@@ -7,7 +7,7 @@ DEV := .venv/dev
 device ?= cpu
 port ?= 6006
 
-.PHONY: help compare test test-fast test-versions torture bench cuda tensorboard docs lint clean clean-env
+.PHONY: help compare test test-all test-fast test-versions torture bench cuda tensorboard docs lint clean clean-env
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -16,7 +16,10 @@ help: ## list these commands
 compare: $(TRAIN) ## train with PyTorch's loss and with ours on MNIST: is it the same?
 	$(BIN)/python train.py -m +experiment=proof
 
-test: $(DEV) ## run every test
+test: $(DEV) ## run what a change must pass
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not extra'
+
+test-all: $(DEV) ## run every test, also those that guard against changes of others
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, in a minute

@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -18,24 +20,27 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.helpers.commands import PROJECT, command
+from tests.helpers.commands import PROJECT, train_py
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-LOSSES = ("torch", "scratch")
 PATIENCE = 60_000  # milliseconds
+VERDICT = "proof, against torch, {} | same within rounding: article, fused, scratch"
+GAP = "log10 of the gap to the reference, and the floor"
 
 pytestmark = [
+    pytest.mark.extra,
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no browser here; Debian's is apt-get install chromium"),
 ]
+Show = Callable[[str, int, int], Page]
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where `make tensorboard` shows what `make compare` leaves."""
     folder = tmp_path_factory.mktemp("browser")
-    result = command("train.py", "-m", "+experiment=proof", f"hydra.sweep.dir={folder / 'outputs' / 'proof'}")
+    result = train_py("-m", "+experiment=proof", f"hydra.sweep.dir={folder / 'outputs' / 'proof'}")
     assert result.returncode == 0, result.stderr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -47,7 +52,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "start_new_session": True}
     with subprocess.Popen(make, cwd=folder, env=environment, **quiet) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().split()[-1]  # the line says where the verdict is
+        line = server.stdout.readline()  # which says where the verdict is
+        for _ in range(PATIENCE // 1000):
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(1)  # until TensorBoard listens
+        yield line.split()[-1]
         os.killpg(server.pid, signal.SIGTERM)
 
 
@@ -58,19 +68,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def show(address: str, browser: Browser, pytestconfig: pytest.Config) -> Iterator[Callable[[str, int, int], Page]]:
+def show(address: str, browser: Browser, pytestconfig: pytest.Config) -> Iterator[Show]:
     """A function that opens a tab in a window of some size. At the end of the test its picture is taken."""
     pages: dict[str, Page] = {}
 
     def opened(tab: str, width: int, height: int) -> Page:
         page = pages[tab] = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(PATIENCE)
-        for _ in range(PATIENCE // 1000):  # until TensorBoard listens
-            try:
-                page.goto(f"{address.partition('#')[0]}?smoothing=0#{tab}")
-                break
-            except Exception:
-                page.wait_for_timeout(1000)
+        page.goto(f"{address.partition('#')[0]}?smoothing=0#{tab}")
         return page
 
     yield opened
@@ -83,67 +88,52 @@ def show(address: str, browser: Browser, pytestconfig: pytest.Config) -> Iterato
         page.close()
 
 
-def seen(locator: Locator) -> None:
-    expect(locator.first).to_be_visible(timeout=PATIENCE)
+def assert_seen(*locators: Locator) -> None:
+    for locator in locators:
+        expect(locator.first).to_be_visible(timeout=PATIENCE)
 
 
-VERDICTS = [
-    f"proof, against torch, {precision} | same within rounding: article, fused, scratch"
-    for precision in ("float32", "float64")
-]
-
-
-def test_the_first_thing_seen_is_the_curves_the_gap_with_the_floor_and_the_verdict(
-    address: str, show: Callable[[str, int, int], Page]
-) -> None:
+def test_the_first_thing_seen_is_the_curves_the_gap_with_the_floor_and_the_verdict(address: str, show: Show) -> None:
     page = show(address.partition("#")[2], 1100, 900)
-    for verdict in VERDICTS:
-        seen(page.get_by_text(verdict))
-    for title in ("training loss", "log10 of the gap to the reference, and the floor"):
-        seen(page.get_by_text(title, exact=True))
+    assert_seen(*(page.get_by_text(VERDICT.format(precision)) for precision in ("float32", "float64")))
+    assert_seen(*(page.get_by_text(title, exact=True) for title in ("training loss", GAP)))
     expect(page.get_by_text("Matches (4)")).to_have_count(4, timeout=PATIENCE)
-    for run in ("torch", "scratch", "floor"):
-        seen(page.get_by_text(f"proof/comparison/curves/{run}", exact=True))
+    runs = ("torch", "scratch", "floor")
+    assert_seen(*(page.get_by_text(f"proof/comparison/curves/{run}", exact=True) for run in runs))
     page.get_by_text("Ignore outliers in chart scaling").click()  # for the picture
 
 
-def test_the_plain_address_shows_them_too(show: Callable[[str, int, int], Page]) -> None:
+def test_the_plain_address_shows_them_too(show: Show) -> None:
     page = show("", 1300, 900)
-    seen(page.get_by_text(VERDICTS[0]))
-    for title in ("training loss", "log10 of the gap"):
+    assert_seen(page.get_by_text(VERDICT.format("float32")))
+    for title, runs in (("training loss", ("torch", "scratch")), (GAP, ("scratch", "floor"))):
         card = page.locator("scalar-card").filter(has_text=title).first
-        for run in ("torch", "scratch") if title == "training loss" else ("scratch", "floor"):
-            seen(card.get_by_text(f"proof/comparison/curves/{run}"))
+        assert_seen(*(card.get_by_text(f"proof/comparison/curves/{run}") for run in runs))
 
 
-def test_one_chart_shows_the_training_loss_of_every_run(show: Callable[[str, int, int], Page]) -> None:
+def test_one_chart_shows_the_training_loss_of_every_run(show: Show) -> None:
     page = show("timeseries", 1250, 640)
     page.get_by_role("combobox", name="Filter tags").fill("^train/loss$")
     page.get_by_role("button", name="Settings").first.click()  # which makes room
-    card = page.locator("scalar-card").filter(has_text="train/loss")
+    card, runs = page.locator("scalar-card").filter(has_text="train/loss"), page.locator("runs-data-table")
     expect(card).to_have_count(1, timeout=PATIENCE)
-    runs = page.locator("runs-data-table")
-    for loss in LOSSES:
+    for loss in ("torch", "scratch"):
         name = f"proof/loss={loss},nudge=0,seed=0,precision=float32"
-        seen(runs.get_by_text(name))
-        seen(card.get_by_text(name))
+        assert_seen(runs.get_by_text(name), card.get_by_text(name))
     expect(runs.get_by_text("nudge=1")).to_have_count(0)
 
 
-def test_the_verdict_is_there_as_a_page_and_as_a_picture(show: Callable[[str, int, int], Page]) -> None:
+def test_the_verdict_is_there_as_a_page_and_as_a_picture(show: Show) -> None:
     page = show("text", 1250, 560)
     page.get_by_label("Filter tags").fill("verdict")
-    cell = page.get_by_role("cell", name="same within rounding", exact=True)
-    seen(cell)
-    page = show("images", 1250, 640)
-    picture = page.locator("img")
-    seen(picture)
+    assert_seen(page.get_by_role("cell", name="same within rounding", exact=True))
+    picture = show("images", 1250, 640).locator("img")
+    assert_seen(picture)
     assert picture.first.evaluate("image => image.naturalWidth") > 500
 
 
-def test_the_table_of_settings_lists_every_run_with_its_figures(show: Callable[[str, int, int], Page]) -> None:
+def test_the_table_of_settings_lists_every_run_with_its_figures(show: Show) -> None:
     page = show("hparams", 1700, 340)
-    for header in ("loss", "nudge", "test/accuracy", "test/loss"):
-        seen(page.get_by_text(header, exact=True))
-    for loss in LOSSES:
+    assert_seen(*(page.get_by_text(header, exact=True) for header in ("loss", "nudge", "test/accuracy", "test/loss")))
+    for loss in ("torch", "scratch"):
         expect(page.get_by_text(re.compile(f"^proof/loss={loss},"))).to_have_count(6, timeout=PATIENCE)

@@ -10,35 +10,34 @@ from xent.recording.errors import BadInput
 from xent.recording.trace import save
 
 
-def test_a_sweep_folder_stands_for_its_runs(tmp_path: Path) -> None:
-    for loss in ("torch", "scratch"):
-        (tmp_path / f"loss={loss}").mkdir()
-        save(run(loss), tmp_path / f"loss={loss}")
-    (tmp_path / "comparison").mkdir()
-    assert [trace.name for trace in load_runs([tmp_path])] == ["loss=scratch", "loss=torch"]
-    assert [trace.name for trace in load_runs([tmp_path / "loss=torch"])] == ["loss=torch"]
-    (tmp_path / "comparison" / "verdict.json").touch()
-    assert len(load_runs(sorted(tmp_path.iterdir()))) == 2, "runs/* names the comparison of before too"
+def names(*folders: Path) -> list[str]:
+    return [trace.name for trace in load_runs(folders)]
 
 
-def test_a_run_is_named_without_what_all_runs_share(tmp_path: Path) -> None:
-    for name in ("loss=torch,model=mlp,seed=0", "loss=torch,model=mlp,seed=1"):
-        (tmp_path / name).mkdir()
-        save(run("torch"), tmp_path / name)
-    assert [trace.name for trace in load_runs([tmp_path])] == ["seed=0", "seed=1"]
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two sweeps, `a` and `b`, of two runs each."""
+    for path in ("a/loss=torch,seed=0", "a/loss=torch,seed=1", "b/loss=torch", "b/loss=scratch"):
+        (tmp_path / path).mkdir(parents=True)
+        save(run("torch"), tmp_path / path)
+    return tmp_path
 
 
-def test_runs_of_several_sweeps_are_named_with_them(tmp_path: Path) -> None:
-    for name in ("a/loss=torch", "b/loss=torch"):
-        (tmp_path / name).mkdir(parents=True)
-        save(run("torch"), tmp_path / name)
-    assert [t.name for t in load_runs([tmp_path / "a", tmp_path / "b"])] == ["a/loss=torch", "b/loss=torch"]
+def test_a_folder_stands_for_the_runs_in_it_but_for_its_comparison(folder: Path) -> None:
+    (folder / "b" / "comparison").mkdir()
+    assert names(folder / "b") == ["loss=scratch", "loss=torch"]
+    assert names(folder / "b" / "loss=torch") == ["loss=torch"]
+    (folder / "b" / "comparison" / "verdict.json").touch()
+    assert len(names(*(folder / "b").iterdir())) == 2, "runs/* names the comparison of before too"
 
 
-def test_a_run_that_is_not_finished_is_refused(tmp_path: Path) -> None:
-    for name in ("loss=torch", "loss=scratch"):
-        (tmp_path / name).mkdir()
-    save(run("torch"), tmp_path / "loss=torch")
-    (tmp_path / "loss=scratch" / "checkpoint.pt").touch()
+def test_a_run_is_named_by_what_not_all_runs_share(folder: Path) -> None:
+    assert names(folder / "a") == ["seed=0", "seed=1"]
+    runs = folder / "a" / "loss=torch,seed=0", folder / "b" / "loss=torch"
+    assert names(*runs) == ["a/loss=torch,seed=0", "b/loss=torch"], "runs of several sweeps"
+
+
+def test_a_run_that_is_not_finished_is_refused(folder: Path) -> None:
+    (folder / "b" / "loss=scratch" / "trace.npz").rename(folder / "b" / "loss=scratch" / "checkpoint.pt")
     with pytest.raises(BadInput, match="loss=scratch is not finished: go on with it, python train.py resume="):
-        load_runs([tmp_path])
+        load_runs([folder / "b"])

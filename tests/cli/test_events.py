@@ -1,7 +1,6 @@
 """The TensorBoard events of a run, as TensorBoard reads them."""
 
 import threading
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,27 +37,26 @@ def points(reader: EventAccumulator, tag: str = "train/loss") -> list[tuple[int,
     return [(point.step, point.value) for point in reader.Reload().Scalars(tag)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"log_every": 3}, {"log_every": 1}, {"checkpoint_every": 1}])
+@pytest.mark.parametrize("changes", [[], ["log_every=3"], ["log_every=1", "checkpoint_every=1"]])
 def test_a_reader_follows_a_run_that_resumes(
-    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice, with other lengths of what is written; each step is shown once."""
-    changed = [*SETTINGS, *(f"{key}={value}" for key, value in changes.items())]
-    trained(tmp_path / "whole", *changed)
+    trained(tmp_path / "whole", *SETTINGS, *changes)
     killed_at(9, monkeypatch, tmp_path / "run", *SETTINGS)
     reader = reader_of(tmp_path / "run")
     assert [step for step, _ in points(reader)] == [2, 4, 6, 8]
     files = {file: file.read_bytes() for file in (tmp_path / "run").glob("events.*")}
-    killed_at(17, monkeypatch, tmp_path / "run", *changed)
+    killed_at(17, monkeypatch, tmp_path / "run", *SETTINGS, *changes)
     assert len(points(reader)) > 4
-    again(tmp_path / "run", *changed)
+    again(tmp_path / "run", *SETTINGS, *changes)
     followed = points(reader)
     steps = [step for step, _ in followed]
     assert steps == sorted({*steps}) and steps[-1] == 24
     assert followed == points(reader_of(tmp_path / "run"))
     whole = points(reader_of(tmp_path / "whole"))
-    assert followed[-3:] == whole[-3:]
-    if "log_every" not in changes:
+    assert followed[2:] == [point for point in whole if point[0] > 5], "the step of the first checkpoint"
+    if not changes:
         assert followed == whole and scalars(tmp_path / "run") == scalars(tmp_path / "whole")
     assert all(file.read_bytes().startswith(before) for file, before in files.items()), "nothing is cut off"
     assert len(list((tmp_path / "run").glob("events.*"))) == 3
@@ -83,8 +81,13 @@ def test_the_curves_of_a_run_that_begins_anew_replace_those_that_are_there(tmp_p
     assert [step for step, _ in points(reader_of(tmp_path))] == [5, 10, 15, 20, 24]
 
 
-def test_every_tag_of_a_run(tmp_path: Path) -> None:
-    trained(tmp_path, *SETTINGS, "test_every=10")
+@pytest.mark.parametrize("loss", ["torch", "scratch"])
+def test_every_tag_is_there_and_the_settings_once_though_the_run_resumed(
+    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [*SETTINGS, f"loss={loss}", "test_every=10", "optimizer.lr=0.05"]
+    killed_at(9, monkeypatch, tmp_path, *overrides)
+    again(tmp_path, *overrides)
     reader = reader_of(tmp_path).Reload()
     logged = list(range(2, 26, 2))
     train = ("loss", "accuracy", "gradient_norm", "learning_rate")
@@ -92,53 +95,23 @@ def test_every_tag_of_a_run(tmp_path: Path) -> None:
     expected = {f"train/{tag}": logged for tag in train} | {f"train_parity/{tag}": logged for tag in parity}
     expected |= {f"test/{tag}": [10, 20, 24] for tag in ("loss", "accuracy")}
     assert {tag: [point.step for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]} == expected
-
-
-def test_a_loss_that_pytorchs_arguments_do_not_fit_has_no_parity(tmp_path: Path) -> None:
-    custom = ["loss=custom", "loss._target_=tests.helpers.odd_losses.of_steps", "+loss.label_smoothing=[0.1]"]
-    trained(tmp_path, *SETTINGS, *custom)
-    tags = reader_of(tmp_path).Reload().Tags()["scalars"]
-    assert "train/loss" in tags and not [tag for tag in tags if "parity" in tag]
-
-
-def test_the_settings_are_told_once_as_text_and_as_hyperparameters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed_at(9, monkeypatch, tmp_path, *SETTINGS, "optimizer.lr=0.05")
-    again(tmp_path, *SETTINGS, "optimizer.lr=0.05")
-    reader = reader_of(tmp_path).Reload()
     (text,) = reader.Tensors("settings/text_summary")
     assert "| `optimizer.lr` | `0.05` |" in text.tensor_proto.string_val[0].decode()
-    plugin = reader.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    hyperparameters = HParamsPluginData.FromString(plugin).session_start_info.hparams
-    assert hyperparameters["optimizer.lr"].number_value == 0.05
-    assert hyperparameters["loss"].string_value == "torch"
-    assert HParamsPluginData.FromString(
-        reader.SummaryMetadata("_hparams_/session_end_info").plugin_data.content
-    ).session_end_info.status  # success
-
-
-def test_a_nudged_run_is_no_curve_to_look_at(tmp_path: Path) -> None:
-    trained(tmp_path, *SETTINGS, "nudge=1")
-    assert not list(tmp_path.glob("*tfevents*"))
-
-
-@pytest.fixture
-def thread_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.ExceptHookArgs]]:
-    """What a thread prints a traceback of."""
-    errors: list[threading.ExceptHookArgs] = []
-    monkeypatch.setattr(threading, "excepthook", errors.append)
-    yield errors
+    start, end = (
+        HParamsPluginData.FromString(reader.SummaryMetadata(f"_hparams_/session_{moment}_info").plugin_data.content)
+        for moment in ("start", "end")
+    )
+    assert start.session_start_info.hparams["optimizer.lr"].number_value == 0.05
+    assert start.session_start_info.hparams["loss"].string_value == loss
+    assert end.session_end_info.status  # success
 
 
 @pytest.mark.parametrize("events_that_fit", [0, 1, 3, 20])
-def test_a_full_disk_stops_the_run_with_a_line(
-    events_that_fit: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    thread_errors: list[threading.ExceptHookArgs],
+def test_a_full_disk_stops_the_run_with_a_line_and_no_traceback_of_a_thread(
+    events_that_fit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written, write = count(), LocalFileSystem._write
+    errors: list[threading.ExceptHookArgs] = []
 
     def full(*arguments: Any) -> None:
         if next(written) >= events_that_fit:
@@ -146,8 +119,9 @@ def test_a_full_disk_stops_the_run_with_a_line(
         write(*arguments)
 
     monkeypatch.setattr(LocalFileSystem, "_write", full)
+    monkeypatch.setattr(threading, "excepthook", errors.append)
     with pytest.raises(Stopped, match=r"cannot write .*tfevents \(No space left on device\): make room there"):
         trained(tmp_path / "run", *SETTINGS)
-    assert not thread_errors
+    assert not errors
     monkeypatch.undo()
     assert trained(tmp_path / "run", *SETTINGS).step == 24, "when there is room again"

@@ -1,205 +1,135 @@
-"""What people do with Hydra's own flags and settings, and what names and paths they give."""
+"""What people do with Hydra's flags and settings, and what names and paths they choose."""
 
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from tests.helpers.commands import PROJECT, command, small, the_line, train_py
+from tests.helpers.commands import PROJECT, composed, small, the_line, train_py
 from tests.helpers.runs import judged
 
-ODD = "tests.helpers.odd_losses"
-WEIGHT = "{_target_:torch.tensor,data:[1.,1.,1.,1.,1.,1.,1.,1.,1.,2.]}"
+DIVERGES = "optimizer.lr=1e30"  # the loss is NaN at step 2, and the run stops
 
 
-@pytest.mark.parametrize(
-    ("function", "argument"),
-    [
-        ("of_one_weight", "weight=0.5"),
-        ("of_no_index", "ignore_index=null"),
-        ("of_another_mean", "reduction=batchmean"),
-        ("of_steps", "label_smoothing=[0.1]"),
-    ],
-)
-def test_a_loss_may_mean_something_else_by_a_name_of_pytorchs(function: str, argument: str, tmp_path: Path) -> None:
-    mine = ["loss=custom", f"loss._target_={ODD}.{function}", f"+loss.{argument}"]
-    result = train_py(*small(), *mine, f"hydra.run.dir={tmp_path / 'run'}")
-    assert (result.returncode, result.stderr) == (0, "")
-    tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
-    assert "train/loss" in tags
-    assert not [tag for tag in tags if tag.startswith("train_parity")], "there is no loss of PyTorch's to hold it to"
-
-
-@pytest.mark.parametrize("loss", ["torch", "scratch"])
-@pytest.mark.parametrize(
-    "argument", ["ignore_index=null", "reduction=batchmean", "label_smoothing=[0.1]", "weight=0.5"]
-)
-def test_an_argument_that_the_loss_does_not_take_is_refused_before_anything_is_written(
-    loss: str, argument: str, tmp_path: Path
-) -> None:
-    result = train_py(*small(), f"loss={loss}", f"+loss.{argument}", f"hydra.run.dir={tmp_path / 'run'}")
-    assert argument.partition("=")[0] in the_line(result) or "batchmean" in the_line(result)
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_weights_of_classes_may_be_made_by_a_target(tmp_path: Path) -> None:
-    result = train_py(*small(), f"+loss.weight={WEIGHT}", f"hydra.run.dir={tmp_path / 'run'}")
-    assert (result.returncode, result.stderr) == (0, "")
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that stopped and can be resumed. To be copied."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    assert train_py(*small(), DIVERGES, f"hydra.run.dir={folder}").returncode == 1
+    return folder
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
     """A folder with a loss, a model, and a configuration that begins with them."""
-    for name, text in {
-        "loss/mine.yaml": "_target_: xent.ArticleCrossEntropyLoss\n",
-        "model/theirs.yaml": "_target_: xent.training.models.mlp\nwidth: 4\n",
-        "mine.yaml": "defaults: [train, {override loss: mine}, {override model: theirs}]\n",
-    }.items():
-        file = tmp_path / "elsewhere" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    return tmp_path / "elsewhere"
-
-
-@pytest.mark.parametrize("way", ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]"])
-@pytest.mark.parametrize("first", [True, False])
-def test_losses_and_models_from_elsewhere(way: str, first: bool, elsewhere: Path, tmp_path: Path) -> None:
-    """Such a run resumes where its flags are given again, beside resume= or the folder."""
-
-    def given(*overrides: str) -> list[str]:
-        flags = way.format(elsewhere).split()
-        return [*flags, *overrides] if first else [*overrides, *flags]
-
-    begun = [*small(model="theirs"), "loss=mine", "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}"]
-    stopped = train_py(*given(*begun))
-    assert stopped.returncode == 1, stopped.stderr
-    resumed = train_py(*given(f"resume={tmp_path / 'run'}", "on_nonfinite=continue"))
-    assert (resumed.returncode, "Traceback" in resumed.stderr) == (0, False), resumed.stderr
-    assert "loss=mine model=theirs" in resumed.stdout
-    assert (tmp_path / "run" / "trace.npz").exists()
-    assert "is finished" in train_py(*given(*begun)).stdout
-
-
-def test_a_configuration_of_another_name_resumes_where_its_flags_are_given_again(
-    elsewhere: Path, tmp_path: Path
-) -> None:
-    flags = ["--config-name", "mine", f"--config-dir={elsewhere}"]
-    stopped = train_py(*flags, "max_steps=8", "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}")
-    assert stopped.returncode == 1, stopped.stderr
-    resumed = train_py(*flags, f"resume={tmp_path / 'run'}", "on_nonfinite=continue")
-    assert resumed.returncode == 0, resumed.stderr
-    assert "loss=mine model=theirs" in resumed.stdout
-
-
-def test_a_sweep_over_losses_from_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
-    """And the report has the command as it was typed, but for the folder."""
-    typed = [f"--config-dir={elsewhere}", "-m", "loss=torch,mine", "nudge=0,1", "precision=float64", *small()]
-    result = train_py(*typed, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert result.returncode == 0, result.stderr
-    assert [each["verdict"] for each in judged(tmp_path / "sweep" / "comparison").values()] == ["same within rounding"]
-    report = (tmp_path / "sweep" / "comparison" / "report.md").read_text()
-    assert f"train.py {' '.join(typed)}\n" in report
-
-
-COUNTED = """
-import runpy, sys
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-compose, composed = ConfigLoaderImpl.load_sweep_config, []
-ConfigLoaderImpl.load_sweep_config = lambda *given, **named: composed.append(given) or compose(*given, **named)
-runpy.run_path("train.py", run_name="__main__")
-print(len(composed), "composed")
-"""
-
-
-def test_a_job_of_a_sweep_is_composed_once(tmp_path: Path) -> None:
-    """And before the first, to try them, every value once."""
-    swept = ["-m", *small(max_steps=1, nudge="0,1,2,3", seed="0,1,2"), f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    result = command("-c", COUNTED, *swept)
-    assert result.returncode == 0, result.stderr
-    assert f"{12 + 1 + 3 + 2} composed" in result.stdout
-
-
-@pytest.mark.parametrize("chdir", [False, True])
-def test_a_relative_path_is_relative_to_where_the_command_was_given(
-    chdir: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And what is there by itself is found from anywhere."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "MNIST").symlink_to(PROJECT / "data" / "MNIST")
-    whole = train_py(*small(), "hydra.run.dir=whole")
-    assert whole.returncode == 0, whole.stderr
-    for root, root_from_other in (("mine", "../mine"), ('"~/mine"', '"~/mine"')):
-        stopped = train_py(
-            *small(), f"data.root={root}", f"hydra.job.chdir={chdir}", "hydra.run.dir=run", "optimizer.lr=1e30"
-        )
-        assert stopped.returncode == 1, stopped.stderr
-        (again,) = re.findall(r"to go on: python train\.py (.*)$", stopped.stderr, re.MULTILINE)
-        assert again == "resume=run"
-        (tmp_path / "other").mkdir(exist_ok=True)
-        with monkeypatch.context() as moved:
-            moved.chdir(tmp_path / "other")
-            resumed = train_py("resume=../run", f"data.root={root_from_other}", "on_nonfinite=continue")
-        assert resumed.returncode == 0, resumed.stderr
-        assert resumed.stdout.splitlines()[-1] == "../run"
-        train_py("resume=run")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other", "run", "whole"]
-        assert {path.name.partition(".")[0] for path in (tmp_path / "run").iterdir()} <= {
-            *("", "checkpoint", "events", "nonfinite", "trace")
-        }
-        shutil.rmtree(tmp_path / "run")
-
-
-def test_sweeps_that_begin_in_one_second_have_a_folder_each(tmp_path: Path) -> None:
-    sweep = [sys.executable, str(PROJECT / "train.py"), "-m", *small(max_steps=2), "loss=torch,scratch"]
-    begun = [subprocess.Popen(sweep, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert ["2 runs" in each.communicate()[0] and each.returncode for each in begun] == [0, 0, 0]
-    assert len(list((tmp_path / "outputs").iterdir())) == 3
+    folder = tmp_path / "elsewhere"
+    (folder / "loss").mkdir(parents=True)
+    (folder / "model").mkdir()
+    (folder / "loss" / "mine.yaml").write_text("_target_: xent.FusedCrossEntropyLoss\nlabel_smoothing: 0.0\n")
+    (folder / "model" / "theirs.yaml").write_text("_target_: xent.training.models.mlp\nwidth: 4\n")
+    (folder / "mine.yaml").write_text("defaults: [train, {override loss: mine}, {override model: theirs}]\n")
+    return folder
 
 
 @pytest.mark.parametrize(
-    "name", ["a\\b", "a\\", "\\\\a", 'a"b', "a'b", "a,b", "a=b c", "[a]", "{a:b}", "#a", "~a", "a$b", "ä 損"]
+    "flags",
+    ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]", "--config-name mine --config-dir={}"],
 )
-def test_a_run_in_a_folder_of_any_name_resumes(name: str, tmp_path: Path) -> None:
+def test_a_run_with_losses_and_models_from_elsewhere_resumes_where_its_flags_are_given_again(
+    flags: str, elsewhere: Path, tmp_path: Path
+) -> None:
+    words, run = flags.format(elsewhere).split(), tmp_path / "run"
+    choices = [] if "--config-name" in words else ["loss=mine", "model=theirs"]
+    begin = [*choices, "max_steps=8", DIVERGES, f"hydra.run.dir={run}", *words]
+    assert train_py(*begin).returncode == 1
+    shutil.copytree(run, tmp_path / "copy")
+    resume = ["on_nonfinite=continue", f"resume={run}"]
+    after, before = train_py(*resume, *words), train_py(*words, "on_nonfinite=continue", f"resume={tmp_path / 'copy'}")
+    for resumed in (after, before):
+        assert (resumed.returncode, "Traceback" in resumed.stderr) == (0, False), resumed.stderr
+        assert "loss=mine model=theirs" in resumed.stdout
+    assert (run / "trace.npz").exists()
+    assert "is finished" in train_py(*begin).stdout
+
+
+def test_a_loss_from_elsewhere_is_swept_beside_a_custom_one(elsewhere: Path, tmp_path: Path) -> None:
+    """Both keep their targets, and the report has the command as it was typed, but for the folder."""
+    losses = ["loss=torch,mine,custom", "loss._target_=xent.losses.impostors.sum_for_mean"]
+    typed = ["--config-dir", str(elsewhere), "-m", *losses, *small(nudge="0,1", precision="float64")]
+    result = train_py(*typed, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.returncode == 0, result.stderr
+    verdicts = {name: figures["verdict"] for name, figures in judged(tmp_path / "sweep" / "comparison").items()}
+    assert verdicts == {"mine": "same within rounding", "sum_for_mean": "different"}
+    assert "sum_for_mean differs from step 1 on" in result.stdout
+    assert f"train.py {' '.join(typed)}\n" in (tmp_path / "sweep" / "comparison" / "report.md").read_text()
+
+
+def test_a_loss_from_elsewhere_needs_a_target(elsewhere: Path) -> None:
+    (elsewhere / "loss" / "mine.yaml").write_text("")
+    line = the_line(train_py("--config-dir", str(elsewhere), "loss=mine", *small()))
+    assert line.startswith(f"{elsewhere}/loss/mine.yaml has no _target_: expected the name of a class or function")
+
+
+def test_a_job_of_a_sweep_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And before the first, to try them, every value once."""
+    compose = Mock(side_effect=ConfigLoaderImpl.load_sweep_config)
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", lambda *arguments: compose(*arguments))
+    result = train_py("-m", *small(max_steps=1, nudge="0,1,2", seed="0,1"), f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert compose.call_count == 6 + 1 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("chdir", "root", "root_from_other", "resume"),
+    [(True, "mine", "../mine", "../run"), (False, '"~/mine"', '"~/mine"', "~/run")],
+)
+def test_a_path_is_relative_to_where_the_command_was_typed_or_to_the_home(
+    chdir: bool, root: str, root_from_other: str, resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("mine", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "mine" / "MNIST").symlink_to(PROJECT / "data" / "MNIST")
+    monkeypatch.chdir(tmp_path)
+    stopped = train_py(*small(), f"data.root={root}", f"hydra.job.chdir={chdir}", "hydra.run.dir=run", DIVERGES)
+    assert stopped.stderr.endswith("to go on: python train.py resume=run\n")
+    monkeypatch.chdir(tmp_path / "other")
+    resumed = train_py(f"resume={resume}", f"data.root={root_from_other}", "on_nonfinite=continue")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1] == "../run"
+    assert "../run is finished" in train_py(f"resume={resume}").stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other", "run"]
+    names = {path.name.partition(".")[0] for path in (tmp_path / "run").iterdir()}
+    assert names <= {"", "checkpoint", "events", "nonfinite", "trace"}
+
+
+def test_the_folder_of_a_sweep_has_microseconds_so_that_two_of_one_second_have_two() -> None:
+    _, hydra = composed()
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}", hydra.sweep.dir)
+
+
+@pytest.mark.parametrize("name", ["\\\\a\\b\\", "~a\"b'c,d=e f", "#a[b]", "[{a:b}", "$c ä 損"])
+def test_a_run_in_a_folder_of_any_name_resumes(name: str, stopped: Path, tmp_path: Path) -> None:
     """By the command that is printed; resume= takes it as it is, not in Hydra's grammar."""
-    assert train_py(*small(), "optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'run'}").returncode == 1
-    folder = (tmp_path / "run").rename(tmp_path / name)
-    stopped = train_py(f"resume={folder}")
-    assert stopped.returncode == 1, stopped.stderr
-    (again,) = re.findall(r"to go on: python train\.py (.*)$", stopped.stderr, re.MULTILINE)
-    resumed = train_py(*shlex.split(again), "on_nonfinite=continue")
+    folder = shutil.copytree(stopped, tmp_path / name)
+    (advice,) = re.findall(r"to go on: python train\.py (.*)$", train_py(f"resume={folder}").stderr, re.MULTILINE)
+    resumed = train_py(*shlex.split(advice), "on_nonfinite=continue")
     assert resumed.returncode == 0, resumed.stderr
     assert list(tmp_path.iterdir()) == [folder]
     assert (folder / "trace.npz").exists()
 
 
-def test_the_runs_of_a_sweep_may_be_in_folders_of_folders(tmp_path: Path) -> None:
-    sweep = ["-m", *small(), "loss=torch,scratch", "nudge=0,1", "precision=float64"]
-    deep = train_py(*sweep, f"hydra.sweep.dir={tmp_path / 'deep'}", "hydra.sweep.subdir=a/${loss._target_}/${nudge}")
-    flat = train_py(*sweep, f"hydra.sweep.dir={tmp_path / 'flat'}")
-    assert (deep.returncode, flat.returncode, deep.stderr) == (0, 0, "")
-    found, expected = (list(judged(tmp_path / name / "comparison").values()) for name in ("deep", "flat"))
-    assert [each["gap"] for each in found] == [each["gap"] for each in expected]
-
-
-def test_a_home_is_one_beside_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert train_py(*small(), f"hydra.run.dir={tmp_path / 'run'}").returncode == 0
-    assert "is finished" in train_py("resume=~/run").stdout
-
-
-def test_flags_beside_a_run_that_resumes(tmp_path: Path) -> None:
-    assert train_py(*small(), f"hydra.run.dir={tmp_path / 'run'}").returncode == 0
-    assert train_py("loss=scratch", "--info").returncode == 0
+def test_flags_beside_a_run_that_resumes(stopped: Path, tmp_path: Path) -> None:
+    resume = f"resume={shutil.copytree(stopped, tmp_path / 'run')}"
+    assert train_py(resume, "on_nonfinite=continue").returncode == 0
     for flags in (["--config-name", "train"], ["--cfg", "job"], ["-cn", "train"]):
-        for arguments in ([f"resume={tmp_path / 'run'}", *flags], [*flags, f"resume={tmp_path / 'run'}"]):
+        for arguments in ([resume, *flags], [*flags, resume]):
             result = train_py(*arguments)
             assert (result.returncode, result.stderr) == (0, "")
-    result = command("train.py", f"resume={tmp_path / 'run'}", "--no-such-flag")
+    assert train_py("loss=scratch", "--info").returncode == 0
+    result = train_py(resume, "--no-such-flag")
     assert result.returncode == 2 and "unrecognized arguments: --no-such-flag" in result.stderr

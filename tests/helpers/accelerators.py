@@ -37,20 +37,20 @@ def an_accelerator() -> Iterator[str]:
 @contextmanager
 def waits() -> Iterator[list[str]]:
     """What the host waits for meanwhile, of the accelerator."""
-    found: list[str] = []
-    if torch.cuda.is_available():
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                yield found
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        found += [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
+    waited: list[str] = []
+    if not torch.cuda.is_available():
+        second_device.WAITS.clear()
+        yield waited
+        waited += second_device.WAITS
         return
-    before = len(second_device.WAITS)
-    yield found
-    found += second_device.WAITS[before:]
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield waited
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waited += [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
 
 
 class Operations(TorchDispatchMode):

@@ -47,9 +47,8 @@ def trained(folder: Path, *overrides: str) -> Trace:
 
 def command(*arguments: str, cwd: Path = PROJECT, **environment: str) -> CompletedProcess[str]:
     """A command of the project, as a person runs it: `train.py ...` or `-m xent.compare ...`."""
-    environment = os.environ | environment
-    arguments = (sys.executable, *arguments)
-    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    words, env = (sys.executable, *arguments), os.environ | environment
+    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def train_py(*arguments: str) -> CompletedProcess[str]:

@@ -27,16 +27,13 @@ def run(
     Its losses are `loss_shift` from theirs, by default as far as its logits.
     """
     dtype = getattr(torch, precision)
-    probes = {
-        step: torch.full((4, 3), 3.0 + step, dtype=dtype) * (1 + shift * (step > 0))
-        for step in range(steps + 1)
-        if is_probe_step(step, steps)
-    }
     of_loss = {"loss": loss, "loss._target_": f"their.{loss}"}
+    factor = 1 + (shift if loss_shift is None else loss_shift)
+    probe_steps = [step for step in range(steps + 1) if is_probe_step(step, steps)]
+    probes = {step: torch.full((4, 3), 3.0 + step, dtype=dtype) * (1 + shift * (step > 0)) for step in probe_steps}
     return Trace(
         settings=of_loss | {"seed": 0, "nudge": 0, "precision": precision, "device": "cpu"} | settings,
-        losses=torch.linspace(2.0, 1.0, steps, dtype=torch.float64)
-        * (1 + (shift if loss_shift is None else loss_shift)),
+        losses=factor * torch.linspace(2.0, 1.0, steps, dtype=torch.float64),
         step=steps,
         probes=probes,
         tests={steps: (0.5, 0.75)},
@@ -71,15 +68,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
 
 def differences(one: Path, other: Path) -> list[str]:
     """What differs between two finished runs: everything they left, but for the times of events."""
-    names = []
-    traces, states = ([read(folder) for folder in (one, other)] for read in (load, checkpoint.load))
-    for name in ("settings", "step", "losses", "probes", "tests", "fingerprints"):
-        if _bits(getattr(traces[0], name)) != _bits(getattr(traces[1], name)):
-            names.append(name)
-    for name in ("model", "loss", "optimizer", "random"):
-        if _bits(states[0][name]) != _bits(states[1][name]):
-            names.append(name)
-    return names + ["scalars"] * (scalars(one) != scalars(other))
+    names = "settings step losses probes tests fingerprints model loss optimizer random scalars"
+    left = [vars(load(folder)) | checkpoint.load(folder) | {"scalars": scalars(folder)} for folder in (one, other)]
+    return [name for name in names.split() if _bits(left[0][name]) != _bits(left[1][name])]
 
 
 def _bits(value: Any) -> Any:

@@ -18,10 +18,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 DEVICE = torch.device("cpu")  # until it is registered
 WAITS: list[str] = []
 # Whose result, or its shape, the host has to know.
-WAITED_FOR = {
-    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "repeat_interleave"),
-    *("_unique2", "unique_dim", "unique_consecutive"),
-}
+WAITED_FOR = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "repeat_interleave"}
+WAITED_FOR |= {"_unique2", "unique_dim", "unique_consecutive"}
 
 
 class SecondTensor(Tensor):
@@ -31,13 +29,10 @@ class SecondTensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "SecondTensor":
-        of_held = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        made: SecondTensor = Tensor._make_wrapper_subclass(cls, held.size(), **of_held, device=DEVICE)
-        made.held = held
-        return made
-
-    def __init__(self, held: Tensor) -> None:
-        super().__init__()
+        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        tensor: SecondTensor = Tensor._make_wrapper_subclass(cls, held.size(), **layout, device=DEVICE)
+        tensor.held = held
+        return tensor
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -64,39 +59,33 @@ class SecondTensor(Tensor):
 def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     """An operation with tensors of the device among its arguments, or one that makes them."""
     name = operation._schema.name.removeprefix("aten::")
-    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     copies = name in ("copy_", "_to_copy")
-    if not copies and any(each.ndim > 0 and not isinstance(each, SecondTensor) for each in tensors):
-        devices = ", ".join(str(each.device) for each in tensors)
+    if not copies and any(tensor.ndim > 0 and not isinstance(tensor, SecondTensor) for tensor in tensors):
+        devices = ", ".join(str(tensor.device) for tensor in tensors)
         raise RuntimeError(f"{name}: expected all tensors on the same device, but found {devices}")
     to = kwargs.get("device") or (args[0].device if name == "copy_" else DEVICE)
     source = args[1] if name == "copy_" else args[0] if copies else None
-    if copies and source.device != to and (to.type == "cpu" or not _asynchronous(args, kwargs)):
+    is_asynchronous = kwargs.get("non_blocking") or any(argument is True for argument in args[2:3])
+    if copies and source.device != to and (to.type == "cpu" or not is_asynchronous):
         WAITS.append(f"copy to {to.type}")
-    masks = name in ("index", "index_put_") and any(
-        each.dtype in (torch.bool, torch.uint8) for each in tree_leaves(args[1]) if each is not None
-    )
-    if name in WAITED_FOR or masks:
+    indices = tree_leaves(args[1]) if name in ("index", "index_put_") else []
+    if name in WAITED_FOR or any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
         WAITS.append(name)
-    wrappers = {
-        id(each.held): each for each in tensors if isinstance(each, SecondTensor)
-    }  # what is written is returned
-    args, kwargs = tree_map_only(SecondTensor, lambda each: each.held, (args, kwargs))
+
+    wrappers = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, SecondTensor)}
+    args, kwargs = tree_map_only(SecondTensor, lambda tensor: tensor.held, (args, kwargs))
     on_cpu = {key: torch.device("cpu") if isinstance(value, torch.device) else value for key, value in kwargs.items()}
-    found = operation(*args, **on_cpu)
+    result = operation(*args, **on_cpu)
     if to.type == "cpu":
-        return found
-    found = tree_map_only(
-        Tensor, lambda each: wrappers[id(each)] if id(each) in wrappers else SecondTensor(each), found
-    )
-    for each in tree_leaves(found):
-        if isinstance(each, SecondTensor) and each.shape != each.held.shape:
-            raise NotImplementedError(f"{name} changes the shape of a tensor")
-    return found
+        return result
 
+    def wrapped(held: Tensor) -> Tensor:
+        tensor = wrappers[id(held)] if id(held) in wrappers else SecondTensor(held)  # what was written to is returned
+        assert tensor.shape == held.shape, f"{name} changes the shape of a tensor"
+        return tensor
 
-def _asynchronous(args: Any, kwargs: Any) -> bool:
-    return bool(kwargs.get("non_blocking") or args[2:3] == (True,))
+    return tree_map_only(Tensor, wrapped, result)
 
 
 def _arange(*numbers: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
@@ -132,7 +121,7 @@ class _Module(backend_registration._DummyBackendModule):
 
 
 _module = _Module()
-_libraries: list[torch.library.Library] = []  # what they register ends with them
+_libraries = [torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")]  # they end with these names
 
 
 def register() -> None:
@@ -140,12 +129,11 @@ def register() -> None:
     global DEVICE
     backend_registration._setup_privateuseone_for_python_backend("second", _module)
     DEVICE = torch.device("second", 0)
-    every, of_aten = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    every, of_aten = _libraries
     every.fallback(_run, "PrivateUse1")
     every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for overload in ("arange", "arange.start", "arange.start_step"):
         of_aten.impl(overload, _arange, "PrivateUse1")
-    _libraries.extend([every, of_aten])
 
 
 @contextmanager
