@@ -31,6 +31,11 @@ def test_our_losses_pass(loss: type[nn.Module], classes: int, dtype: torch.dtype
     assert_same_learning(loss(), classes=classes, dtype=dtype)
 
 
+def test_small_gradients_in_float16_are_no_bad_input() -> None:
+    """They keep few digits, so that a loss times 8 has not quite 8 times its gradient."""
+    assert_same_learning(nn.CrossEntropyLoss(), probabilities=True, dtype=torch.float16)
+
+
 def test_arguments_are_proved_too() -> None:
     weight, other_weight = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([1.0, 2.0, 0.5005])
     prove = partial(assert_same_learning, classes=3, ignored=0.2)

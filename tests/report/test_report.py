@@ -117,7 +117,9 @@ def test_runs_without_a_floor_are_shown() -> None:
     summary = summary_of(run("torch"), run("scratch"))
     assert "| bitwise identical |" in page(summary) and "no floor" not in page(summary)
     assert draw(summary).axes[1].get_yscale() == "linear", "zero has no logarithm"
-    figures = summary_of(run("torch"), run("scratch", 0.1))["candidates"]["scratch"]
+    summary = summary_of(run("torch"), run("scratch", 0.1))
+    assert draw(summary).axes[1].get_yscale() == "log"
+    figures = summary["candidates"]["scratch"]
     assert (figures["verdict"], figures["decades above floor"], figures["limit"]) == ("no floor", None, 2.0)
 
 
