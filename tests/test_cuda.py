@@ -53,7 +53,9 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]
     cuda.main()
     sees = f"PyTorch {torch.__version__} sees no CUDA device here"
     assert capsys.readouterr() == (f"{sees}: nothing was run, expected a machine with a GPU\n", "")
-    dry = subprocess.run(["make", "--no-print-directory", "-n", "cuda"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    dry = subprocess.run(
+        ["make", "--no-print-directory", "-n", "cuda"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     assert dry.stdout.endswith("python -m benchmarks.cuda\n")
 
 

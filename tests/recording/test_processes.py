@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import distributed, nn
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +18,8 @@ from xent.verdict.floor import output_gaps
 
 RUN = {"steps": 9, "settings": {"seed": 0}, "nudge": 1}
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
+# PyTorch 2.6 trains no shards on a CPU.
+WRAPPED = ["replicated", *(["sharded"] if Version(torch.__version__) >= Version("2.7") else [])]
 
 
 def model() -> nn.Module:
@@ -51,7 +54,8 @@ def process(rank: int, folder: Path) -> None:
     for split, whole in zip(sharded.parameters(), replicated.parameters(), strict=True):
         assert torch.equal(split.full_tensor(), whole)  # type: ignore[attr-defined]
     train(DistributedDataParallel(replicated), of_replicated, rank, 2)
-    train(sharded, of_sharded, rank, 2)
+    if "sharded" in WRAPPED:
+        train(sharded, of_sharded, rank, 2)
     for original in (False, True):
         flat = FullyShardedDataParallel(model(), device_id=torch.device("cpu"), use_orig_params=original)
         with pytest.raises(BadInput, match="hides the weights: nudge the model, then wrap it"):
@@ -69,7 +73,7 @@ def test_two_processes_leave_the_trace_of_one_and_flat_shares_are_refused(tmp_pa
     train(network, recorder)
     torch.multiprocessing.spawn(process, (tmp_path,), nprocs=2)
     one = load(tmp_path / "alone")
-    for wrapped in ("replicated", "sharded"):
+    for wrapped in WRAPPED:
         two = load(tmp_path / wrapped)
         assert max(output_gaps(two, one).values()) < 1e-14, "nudged alike, and fed alike"
         torch.testing.assert_close(two.losses, one.losses, rtol=1e-13, atol=0)
