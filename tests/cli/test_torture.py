@@ -27,7 +27,7 @@ def start(kind: str, folder: Path) -> list[Forked]:
     """Start a run, or a sweep, in a folder, and return its processes."""
     if kind == "a sweep":
         return [Forked("-m", "loss=torch,scratch", f"hydra.sweep.dir={folder}", *MODELS[kind], *SETTINGS)]
-    command = [*MODELS[kind], *SETTINGS, f"hydra.run.dir={folder}"]
+    command = [*MODELS[kind], *SETTINGS, "timeout=30", f"hydra.run.dir={folder}"]
     return ranks(command, command) if kind == "a run of two processes" else [Forked(*command)]
 
 
