@@ -50,7 +50,7 @@ def build(run: Run, train: Split) -> Training:
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)
     _try_optimizer(run)
-    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()])
+    optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()], _convert_="all")
     if config.compile:  # two graphs, to keep the gradient of the logits between them
         torch.compiler.reset()  # a run must not depend on those before it in a sweep
         # CUDA graphs cost the host the least, but would write over accumulated gradients.
@@ -124,7 +124,7 @@ def _try_optimizer(run: Run) -> None:
     """
     trial = nn.Parameter(torch.zeros(2, 2, dtype=run.dtype, device=run.device))
     trial.grad = torch.zeros_like(trial)
-    optimizer = instantiate(run.config.optimizer, [trial])
+    optimizer = instantiate(run.config.optimizer, [trial], _convert_="all")
     try:
         optimizer.step()
     except Exception as error:  # anyone's optimizer may raise anything
