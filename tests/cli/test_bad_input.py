@@ -44,7 +44,15 @@ def test_bad_settings(override: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "typo", ["model=mlp,cnnn", "nudge=0,-1", "loss=torch,scrtch", "optimizer.lrr=0.1,0.2", "epochs=-1"]
+    "typo",
+    [
+        "model=mlp,cnnn",
+        "nudge=0,-1",
+        "loss=torch,scrtch",
+        "optimizer.lrr=0.1,0.2",
+        "optimizer.nesterov=true,maybe",
+        "epochs=-1",
+    ],
 )
 def test_a_mistyped_sweep(typo: str) -> None:
     """Whatever stands beside it, before any run is trained."""

@@ -54,8 +54,7 @@ def accompanied(
             return
         if saved is None:
             checkpoint.save(run.folder, training, run.overrides)
-        purge = first + 1 if saved else 0
-        with _events(run, recorder.trace.settings, purge) as write, progress(run, recorder.steps) as show:
+        with _events(run, recorder.trace.settings, first + bool(saved)) as write, progress(run, recorder.steps) as show:
 
             def after_step(step: Step) -> None:
                 number, trace = step.number, recorder.trace

@@ -49,7 +49,7 @@ def build(run: Run, train: Split) -> Training:
     recorder.nudge(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)
-    _try_optimizer(run)
+    try_optimizer(run)
     optimizer = instantiate(config.optimizer, [*model.parameters(), *loss.parameters()], _convert_="all")
     if config.compile:  # two graphs, to keep the gradient of the logits between them
         torch.compiler.reset()  # a run must not depend on those before it in a sweep
@@ -116,7 +116,7 @@ def _with_tensors(config: dict[str, Any]) -> dict[str, Any]:
     return config | ({"weight": torch.tensor(weight, dtype=torch.float32)} if is_list else {})
 
 
-def _try_optimizer(run: Run) -> None:
+def try_optimizer(run: Run) -> None:
     """Make a step of a run's optimizer on a parameter of zeros: some read their arguments only then.
 
     Raises:

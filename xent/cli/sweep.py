@@ -12,7 +12,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
-from xent.cli.build import build_tried_loss
+from xent.cli.build import build_tried_loss, try_optimizer
 from xent.cli.compose import compose_run
 from xent.cli.terminal import Sweep, errors_of_a_job
 from xent.recording.errors import BadInput
@@ -20,7 +20,7 @@ from xent.training.datasets import read
 
 
 def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]) -> None:
-    """Refuse a sweep before its first run if a value or a loss of any of its runs is wrong.
+    """Refuse a sweep before its first run if a value, a loss or an optimizer of any of its runs is wrong.
 
     Args:
         config: what Hydra composed for the sweep.
@@ -50,6 +50,7 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
             run = compose_run(cfg, hydra, folder, is_swept=True)
             images, _ = read(run.config.data.dataset, Path(run.config.data.root))
             build_tried_loss(run, images.classes)
+            try_optimizer(run)
     vars(Sweep()).update(runs=len(jobs), keys=swept, folder=folder)
     alike = " ".join(f"{key}={run.settings[key]}" for key in ("model", "data", "device") if key not in swept)
     print(f"{len(jobs)} runs of {alike} in {os.path.relpath(folder)}", flush=True)
