@@ -24,8 +24,7 @@ test-all: $(DEV) ## run every test, also those that guard against changes of oth
 
 test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, in 40 seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load -m 'not slow' \
-	  tests/losses tests/verdict tests/report tests/recording/test_trace.py tests/test_compare.py \
-	  tests/test_testing.py tests/test_testing_messages.py tests/test_structure.py
+	  tests/losses tests/verdict tests/report tests/recording/test_trace.py tests/test_testing.py
 
 test-versions: ## run every test with the oldest supported versions, and with the newest
 	$(PYTHON) -m venv .versions
@@ -40,7 +39,7 @@ OMP_NUM_THREADS=1 .versions/$(1)/bin/python -m pytest --numprocesses auto --dist
 endef
 
 torture: $(DEV) ## kill runs at random moments, resume them, compare bit for bit
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_torture.py --kills 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_interrupt.py -k random_moment --kills 20
 
 bench: $(TRAIN) ## time training, accuracy, the proof and the losses; device=cuda for a GPU
 	for table in training accuracy proof loss; do \

@@ -1,5 +1,3 @@
-"""What pytest is told for all tests. What tests share besides is in tests/helpers."""
-
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +7,7 @@ from tests.helpers import accelerators
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=1, help="how often each run of tests/cli/test_torture.py is killed")
+    parser.addoption("--kills", type=int, default=1, help="how often `make torture` kills each run")
     parser.addoption("--screenshots", help="the folder for the pictures that tests/test_browser.py takes")
 
 
@@ -20,7 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def _defaults_of_pytorch() -> Iterator[None]:
     """Undo what a test changed of PyTorch's global state."""
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float32)
     torch.use_deterministic_algorithms(False)
 

@@ -1,7 +1,4 @@
-"""Every block of code and every command that README, docs, --help and the experiments show runs; of make, targets.
-
-What docs/own-training.md shows, tests/test_examples.py runs.
-"""
+"""What pages, --help and experiments show is so: code, commands, rooms. test_docs.py has docs/own-training.md."""
 
 import os
 import re
@@ -9,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ import torchvision
 from packaging.version import Version
 
 import xent
-from tests.helpers.commands import PROJECT, compare_py, train_py
+from tests.helpers.commands import PROJECT, command, compare_py, train_py
 from tests.helpers.published_files import write_cifar, write_mnist
 
 PAGES = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
-YOUR_LOSS = PROJECT / "docs" / "your-loss.md"
+YOUR_LOSS, CONTRIBUTING = PROJECT / "docs" / "your-loss.md", PROJECT / "CONTRIBUTING.md"
 HELP = PROJECT / "configs" / "hydra" / "help" / "xent.yaml"
 EXPERIMENTS = sorted((PROJECT / "configs" / "experiment").glob("*.yaml"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -34,8 +32,12 @@ def blocks(page: Path, language: str) -> list[str]:
     return [code for name, code in BLOCK.findall(page.read_text()) if name == language]
 
 
+def files(page: Path) -> list[tuple[str, str]]:
+    """The blocks that begin with the path of a file, and what stands in it."""
+    return re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def commands(block: str) -> list[str]:
-    """The lines of a block, without their comments."""
     return [line.partition(" #")[0].strip() for line in block.splitlines()]
 
 
@@ -57,29 +59,28 @@ OTHERS = [line for line in COMMANDS if not line.startswith("python ")]
 def test_a_training_that_is_shown(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is shown, but for its size."""
     if "submitit_slurm" in line:
-        pytest.skip("there is no Slurm here; tests/cli/test_side_by_side.py has submitit's executor for one machine")
+        pytest.skip("there is no Slurm here; tests/cli/test_interrupt.py has submitit's executor for one machine")
     if "+experiment=device" in line and not torch.cuda.is_available():
         pytest.skip("compares the CPU with a GPU, and there is none here")
     monkeypatch.chdir(tmp_path)
-    for text in blocks(YOUR_LOSS, "yaml"):
-        file = tmp_path / text.splitlines()[0].removeprefix("# ")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+    for file, text in files(YOUR_LOSS):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(text)
     name, write = ("CIFAR10", write_cifar) if "cifar10" in line else ("MNIST", write_mnist)
     for attribute, value in write(tmp_path / "data").items():
         monkeypatch.setattr(getattr(torchvision.datasets, name), attribute, value)
 
-    arguments, small = line, ["model.width=4", "max_steps=2", f"data.root={tmp_path / 'data'}"]
+    small = ["model.width=4", "max_steps=2", f"data.root={tmp_path / 'data'}"]
     if "-m " in line and "experiment=" in line:
         small += ["seed=0", "nudge=0", "precision=float32"]
     if "resume=outputs/RUN" in line:
         assert train_py("model=mlp", *small, "hydra.run.dir=outputs/RUN").returncode == 0
         small = []
     smaller = {"seed=0,1,2": "seed=0", "nudge=0,1,2": "nudge=0", "n_jobs=4": "n_jobs=1 loss=torch,fused"}
-    smaller |= {} if torch.cuda.is_available() else {"device=cuda": "device=cpu"}
+    smaller["device=cuda"] = f"device={'cuda' if torch.cuda.is_available() else 'cpu'}"
     for shown, instead in smaller.items():
-        arguments = arguments.replace(shown, instead)
-    result = train_py(*shlex.split(arguments)[2:], *small)
+        line = line.replace(shown, instead)
+    result = train_py(*shlex.split(line)[2:], *small)
     assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
     is_compared = "-m " in line and ("+experiment=arithmetic" not in line or "compare.by=loss" in line)
     assert list(Path("outputs").glob("*/comparison/report.md" if is_compared else "**/trace.npz"))
@@ -123,9 +124,12 @@ def test_runs_of_several_commands_are_compared(block: str, tmp_path: Path, monke
         assert result.returncode == 0, result
 
 
-def test_make_compare_is_the_proof() -> None:
-    dry = subprocess.run(["make", "-n", "compare"], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert ".venv/bin/python train.py -m +experiment=proof" in dry.stdout.splitlines()
+def test_make_compare_is_the_proof_and_tensorboard_is_for_this_machine_alone() -> None:
+    dry = ["make", "-n", "compare", "tensorboard", "cuda"]
+    shown = subprocess.run(dry, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert ".venv/bin/python train.py -m +experiment=proof" in shown
+    assert any(line.endswith("--logdir outputs --host 127.0.0.1 --port 6006") for line in shown)
+    assert any(re.fullmatch(r"\S*python3? -m benchmarks\.cuda", line) for line in shown)
 
 
 @pytest.mark.parametrize("page", [PROJECT / "README.md", YOUR_LOSS], ids=lambda page: page.name)
@@ -138,17 +142,9 @@ def test_code_that_proves_your_loss(page: Path) -> None:
         exec(blocks(page, "python")[0], {"YourLoss": lambda: lambda z, t: 1.01 * xent.cross_entropy(z, t)})
 
 
-def test_all_code_is_known_to_a_test() -> None:
-    """What else stands in the pages of docs/ is written there by docs/__main__.py, as tests/test_docs.py holds."""
-    for page in PAGES:
-        known = {"console", "python", ""} | (set() if page.name == "README.md" else {"yaml", "text", "math"})
-        assert {language for language, _ in BLOCK.findall(page.read_text())} <= known
-
-
 def test_help_names_every_choice() -> None:
     result = train_py("--help")
-    assert result.returncode == 0
-    assert len(EXAMPLES) >= 10
+    assert result.returncode == 0 and len(EXAMPLES) >= 10
     assert all(example in result.stdout for example in EXAMPLES)
     choices, _, experiments = result.stdout.partition("Examples")[0].partition("+experiment")
     for group in ("loss", "model", "data", "optimizer", "experiment"):
@@ -159,23 +155,55 @@ def test_help_names_every_choice() -> None:
     assert max(map(len, result.stdout.splitlines())) <= 120
 
 
-@pytest.mark.parametrize(
-    ("typed", "completed"), [("loss=scr", "loss=scratch"), ("optimizer.mom", "optimizer.momentum=")]
-)
-def test_the_shell_completes(typed: str, completed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_completes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the functions ask that `-sc install=bash` defines."""
-    line = f"python train.py {typed}"
-    for name, value in {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "2"}.items():
-        monkeypatch.setenv(name, value)
-    assert train_py("-sc", "query=bash").stdout.split() == [completed]
+    for typed, completed in {"loss=scr": "loss=scratch", "optimizer.mom": "optimizer.momentum="}.items():
+        line = f"python train.py {typed}"
+        for name, value in {"COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "2"}.items():
+            monkeypatch.setenv(name, value)
+        assert train_py("-sc", "query=bash").stdout.split() == [completed]
 
 
-@pytest.mark.parametrize(("answer", "is_left"), [("n", True), ("", True), ("y", False)])
-def test_make_clean_removes_what_runs_left_if_one_says_so(answer: str, is_left: bool, tmp_path: Path) -> None:
+def test_every_room_is_packaged_and_checked_and_contributing_names_it_and_nothing_that_is_not_there() -> None:
+    rooms = {f"xent.{file.parent.name}" for file in (PROJECT / "xent").glob("*/__init__.py")}
+    tools = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]
+    assert set(tools["setuptools"]["packages"]) == {"xent", *rooms}
+    (layers,) = (each["layers"] for each in tools["importlinter"]["contracts"] if each["type"] == "layers")
+    assert set(layers) == {*rooms, "xent.compare"}
+    page, makefile = CONTRIBUTING.read_text(), (PROJECT / "Makefile").read_text()
+    named = re.findall(r"^(\S+?)/? {2,}\S", page.split("```")[3], re.MULTILINE)
+    assert {room.replace(".", "/") for room in rooms} < set(named)
+    for place in (*named, *re.findall(r"\| `(\S+?)`", page)):
+        assert (PROJECT / place).exists(), place
+    assert all(f"\n{target}:" in makefile for target in re.findall(r"^make (\S+)", page, re.MULTILINE))
+
+
+def test_make_clean_removes_what_runs_left_if_one_says_so(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "run").mkdir(parents=True)
     (tmp_path / ".venv").mkdir()
-    make = ["make", "-f", str(PROJECT / "Makefile"), "clean"]
-    done = subprocess.run(make, cwd=tmp_path, input=f"{answer}\n", capture_output=True, text=True, check=True)
-    assert "remove all of it? [y/N]" in done.stdout
-    assert (tmp_path / "outputs" / "run").exists() is is_left
+    for answer, is_left in (("n", True), ("", True), ("y", False)):
+        make = ["make", "-f", str(PROJECT / "Makefile"), "clean"]
+        done = subprocess.run(make, cwd=tmp_path, input=f"{answer}\n", capture_output=True, text=True, check=True)
+        assert "remove all of it? [y/N]" in done.stdout
+        assert (tmp_path / "outputs" / "run").exists() is is_left
     assert (tmp_path / ".venv").exists(), "which is make clean-env's"
+
+
+def test_what_contributing_says_how_to_add_is_added_in_a_copy_of_the_project_and_trains(tmp_path: Path) -> None:
+    for name in ("xent", "configs"):
+        shutil.copytree(PROJECT / name, tmp_path / name)
+    shutil.copy(PROJECT / "train.py", tmp_path)
+    imports = "import torch\nfrom torch import Tensor, nn\nfrom xent.losses.scratch import cross_entropy\n"
+    assert len(files(CONTRIBUTING)) == 6
+    for name, code in files(CONTRIBUTING):
+        file, new = tmp_path / name, imports if name.endswith(".py") else ""
+        before = file.read_text() if file.exists() else new
+        assigned = code.startswith("NAMES = ")
+        file.write_text(re.sub(r"^NAMES = .*\n", code, before, flags=re.MULTILINE) if assigned else before + code)
+    published = write_mnist(tmp_path / "data", "KMNIST")
+    with (tmp_path / "xent" / "training" / "datasets.py").open("a") as file:  # where archives are checked
+        file.write(f"\ntorchvision.datasets.KMNIST.resources = {published['resources']}\n")
+    overrides = ["loss=poly", "model=linear", "data=kmnist", "batch_size=50", "max_steps=3"]
+    result = command("train.py", *overrides, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.glob("outputs/*/trace.npz"))

@@ -1,90 +1,105 @@
+"""assert_same_learning: losses that pass, that do not, and that are refused; and what a failed proof says."""
+
+import re
+import subprocess
+import sys
 import threading
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, bfloat16, float16, float64, nn
+from torch.nn.functional import cross_entropy, one_hot
 
 import xent
-from tests.helpers.wrong_losses import deaf_to_what_comes_from_above
+from tests.helpers.commands import PROJECT
+from tests.helpers.right_losses import RIGHT, Case
+from tests.helpers.runs import nudged, run
+from tests.helpers.wrong_losses import WRONG, RunningMean, deaf_to_what_comes_from_above
 from xent.losses.impostors import Impostor, gradient_scaled
 from xent.recording.errors import BadInput
+from xent.report.explanation import Evidence, explanation
 from xent.testing import assert_same_learning
-from xent.training.validate_loss import in_working_type
+from xent.training.validate_loss import Loss
+from xent.verdict.judging import judge
+from xent.verdict.matching import pairs
 
 WEIGHT = torch.ones(10).double().index_fill(0, torch.tensor([3]), 100.0)  # of class 3
+WEIGHTED = nn.CrossEntropyLoss(WEIGHT)
+MINUS_1 = partial(cross_entropy, weight=WEIGHT, ignore_index=-1)
+WEIGHTS, OTHERS = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([1.0, 2.0, 0.5005])
+SMOOTHED: dict[str, Any] = {"label_smoothing": 0.1, "ignore_index": 1}
+WITH_ARGUMENTS = nn.CrossEntropyLoss(WEIGHTS, **SMOOTHED), {"classes": 3, "ignored": 0.2}
 
 
-@pytest.mark.parametrize(
-    ("loss", "classes", "dtype"),
-    [
-        (xent.CrossEntropyLossFromScratch, 2, torch.float64),
-        (xent.FusedCrossEntropyLoss, 10, torch.float64),
-        (xent.ArticleCrossEntropyLoss, 100, torch.float64),
-        (xent.FusedCrossEntropyLoss, 2, torch.bfloat16),
-        (xent.CrossEntropyLossFromScratch, 10, torch.float16),
-    ],
-)
-def test_our_losses_pass(loss: type[nn.Module], classes: int, dtype: torch.dtype) -> None:
-    assert_same_learning(loss(), classes=classes, dtype=dtype)
+class InFloat32(nn.CrossEntropyLoss):
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return super().forward(input.float(), target)
 
 
-def test_small_gradients_in_float16_are_no_bad_input() -> None:
-    """They keep few digits, so that a loss times 8 has not quite 8 times its gradient."""
-    assert_same_learning(nn.CrossEntropyLoss(), probabilities=True, dtype=torch.float16)
+# The losses of RIGHT and WRONG, each in one precision; benchmarks/verdict.py judges them in all. They take long.
+slow = partial(pytest.param, marks=pytest.mark.slow)
+PASS = {
+    "scratch, 2 classes": Case(xent.CrossEntropyLossFromScratch(), task={"classes": 2, "ignored": 0.1}),
+    "fused, 1000 classes": Case(xent.FusedCrossEntropyLoss(), task={"classes": 1000}),
+    "fused, one weight of 100": Case(xent.FusedCrossEntropyLoss(WEIGHT), WEIGHTED, {"ignored": 0.9}),
+    "the article's, 100 classes": Case(xent.ArticleCrossEntropyLoss(), task={"classes": 100}),
+    "fused, 2 classes in bfloat16": Case(xent.FusedCrossEntropyLoss(), task={"classes": 2}, tested_in=bfloat16),
+    "scratch in float16": Case(xent.CrossEntropyLossFromScratch(), tested_in=float16),
+    "scratch, with arguments": Case(xent.CrossEntropyLossFromScratch(WEIGHTS, **SMOOTHED), *WITH_ARGUMENTS),
+    "fused, with arguments": Case(xent.FusedCrossEntropyLoss(WEIGHTS, **SMOOTHED), *WITH_ARGUMENTS),
+    "weights that stay in float32": Case(InFloat32(WEIGHT.float()), WEIGHTED, tested_in=bfloat16),
+    "a partial that ignores -1": Case(MINUS_1, MINUS_1, {"ignored": 0.3}),
+    "one that remembers its calls": Case(RunningMean(), RunningMean()),
+    # Whose small gradients keep few digits, so that a loss times 8 has not quite 8 times its gradient.
+    "probabilities in float16": Case(nn.CrossEntropyLoss(), task={"probabilities": True}, tested_in=float16),
+}
 
 
-def test_arguments_are_proved_too() -> None:
-    weight, other_weight = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([1.0, 2.0, 0.5005])
-    prove = partial(assert_same_learning, classes=3, ignored=0.2)
-    arguments: dict[str, Any] = {"label_smoothing": 0.1, "ignore_index": 1}
-    reference = nn.CrossEntropyLoss(weight, **arguments)
-    prove(xent.CrossEntropyLossFromScratch(weight, **arguments), reference)
-    prove(xent.FusedCrossEntropyLoss(weight, **arguments), reference)
-    with pytest.raises(AssertionError, match="training is different"):
-        prove(xent.FusedCrossEntropyLoss(other_weight, **arguments), reference)
+@pytest.mark.parametrize("name", [*PASS, *map(slow, RIGHT)])
+def test_a_right_loss_passes(name: str) -> None:
+    case = (PASS | RIGHT)[name]
+    assert_same_learning(case.loss, case.reference, dtype=case.tested_in, **case.task)
 
 
-def test_an_error_of_1e12_in_the_gradient_is_caught() -> None:
-    with pytest.raises(AssertionError, match="training is different"):
-        assert_same_learning(partial(gradient_scaled, by=1e-12))
+def padded(logits: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
+    """A fixed batch size for one type of logits."""
+    return cross_entropy(logits, target, reduction="sum") / (32 if logits.dtype == dtype else len(target))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_fixed_batch_size_for_one_type_of_logits_is_caught_in_that_type(dtype: torch.dtype) -> None:
-    def padded(logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(logits, target, reduction="sum") / (32 if logits.dtype == dtype else len(target))
+def squared(logits: Tensor, target: Tensor) -> Tensor:
+    return (logits.softmax(1) - one_hot(target, logits.shape[1])).square().sum(1).mean()
 
-    with pytest.raises(AssertionError, match="training is different"):
-        assert_same_learning(padded, dtype=dtype)
+
+THOUSANDTH = partial(gradient_scaled, by=1e-3)
+DIFFERENT = {
+    "a gradient off by 1e-12": Case(partial(gradient_scaled, by=1e-12)),
+    "1.001 times the gradient, 2 classes": Case(THOUSANDTH, task={"classes": 2, "ignored": 0.1}),
+    "1.001 times the gradient, 1000 classes": Case(THOUSANDTH, task={"classes": 1000}),
+    "1.001 times the loss, one weight of 100": Case(lambda z, t: 1.001 * WEIGHTED(z, t), WEIGHTED, {"ignored": 0.9}),
+    "padded in float64": Case(partial(padded, dtype=float64)),
+    "padded in bfloat16": Case(partial(padded, dtype=bfloat16), tested_in=bfloat16),
+    "another weight": Case(xent.FusedCrossEntropyLoss(OTHERS, **SMOOTHED), *WITH_ARGUMENTS),
+    "the smallest factor, where much is ignored": Case(Impostor("gradient_scaled"), task={"ignored": 0.8}),
+    "small terms dropped, where much is ignored": Case(Impostor("small_terms_dropped"), task={"ignored": 0.8}),
+    "held against a function of another kind": Case(nn.CrossEntropyLoss(), squared),
+}
+
+
+@pytest.mark.parametrize("name", [*DIFFERENT, *map(slow, WRONG)])
+def test_a_wrong_loss_does_not(name: str) -> None:
+    case = (DIFFERENT | WRONG)[name]
+    error = BadInput if case.loss == deaf_to_what_comes_from_above else AssertionError
+    with pytest.raises(error, match="training is different" if name in DIFFERENT else None):
+        assert_same_learning(case.loss, case.reference, dtype=case.tested_in, **case.task)
 
 
 @pytest.mark.parametrize("offset", [1e-9, torch.nan])
 def test_a_loss_that_trains_the_same_and_reports_something_else_is_caught(offset: float) -> None:
     with pytest.raises(AssertionError, match=r"the loss has other values, .*\n.*\n  left the floor at step +1\n"):
         assert_same_learning(lambda logits, target: cross_entropy(logits, target) + offset)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("classes", "ignored", "weight"),
-    [(2, 0.1, None), (10, 0.0, WEIGHT), pytest.param(1000, 0.9, None, marks=pytest.mark.extra)],
-)
-def test_hard_tasks_tell_right_from_wrong(classes: int, ignored: float, weight: Tensor | None) -> None:
-    reference = nn.CrossEntropyLoss(weight)
-    prove = partial(assert_same_learning, reference=reference, classes=classes, ignored=ignored)
-    prove(xent.FusedCrossEntropyLoss(weight))
-    with pytest.raises(AssertionError, match="training is different"):
-        prove(lambda logits, target: 1.001 * reference(logits, target))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mistake", ["gradient_scaled", "small_terms_dropped"])
-def test_the_smallest_mistakes_show_where_much_is_ignored(mistake: str) -> None:
-    with pytest.raises(AssertionError, match="training is different"):
-        assert_same_learning(Impostor(mistake), ignored=0.8)
 
 
 def test_a_loss_that_overflows_or_clamps_beyond_what_a_short_training_reaches_is_caught() -> None:
@@ -97,61 +112,24 @@ def test_a_loss_that_overflows_or_clamps_beyond_what_a_short_training_reaches_is
         assert "same_learning.py" not in str(caught.getrepr()), "pytest shows the call and not our source"
 
 
-def test_the_reference_may_be_any_function() -> None:
-    def squared(logits: Tensor, target: Tensor) -> Tensor:
-        return (logits.softmax(1) - nn.functional.one_hot(target, logits.shape[1])).square().sum(1).mean()
-
-    with pytest.raises(AssertionError, match="training is different"):
-        assert_same_learning(nn.CrossEntropyLoss(), squared)
-
-
-class Scheduled(nn.Module):
-    """Smooths less at every step."""
-
-    steps = 0
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        self.steps += 1
-        return cross_entropy(logits, target, label_smoothing=max(0.0, 0.1 - self.steps / 1000))
-
-
-class InFloat32(nn.CrossEntropyLoss):
+class LinearInside(nn.Linear):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return super().forward(input.float(), target)
+        return cross_entropy(super().forward(input), target)
 
 
-def test_a_loss_that_counts_its_calls_passes() -> None:
-    assert_same_learning(Scheduled(), Scheduled())
+def test_weights_of_a_loss_are_trained_in_a_copy_and_dtype_random_state_and_threads_are_left_alone() -> None:
+    layer = LinearInside(10, 10, bias=False)
+    before = layer.weight.detach().clone()
+    with pytest.raises(AssertionError, match="training is different"):
+        assert_same_learning(deepcopy(layer).requires_grad_(False), layer)
+    assert torch.equal(layer.weight, before)
 
-
-def test_a_loss_keeps_the_type_of_its_weights_if_it_takes_these_logits_only_so() -> None:
-    loss, (logits, target) = InFloat32(WEIGHT.float()), (torch.zeros(4, 10).bfloat16(), torch.arange(4))
-    assert in_working_type(loss, torch.bfloat16, logits, target, "the loss").weight.dtype == torch.float32
-    plain = nn.CrossEntropyLoss(WEIGHT.float())
-    assert in_working_type(plain, torch.bfloat16, logits, target, "the loss").weight.dtype == torch.bfloat16
-
-
-def test_targets_that_are_ignored_are_what_a_partial_ignores() -> None:
-    loss = partial(cross_entropy, weight=WEIGHT, ignore_index=-1)
-    assert_same_learning(loss, loss, ignored=0.3)
-
-
-def test_loss_random_state_and_threads_are_left_alone() -> None:
     state, threads, loss = torch.get_rng_state(), torch.get_num_threads(), nn.CrossEntropyLoss(torch.ones(3))
-    torch.set_num_threads(2)
-    try:
-        assert_same_learning(loss, nn.CrossEntropyLoss(torch.ones(3)), classes=3)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads + 1)
+    assert_same_learning(loss, nn.CrossEntropyLoss(torch.ones(3)), classes=3)
+    assert torch.get_num_threads() == threads + 1
     assert torch.equal(torch.get_rng_state(), state)
     assert loss.weight is not None and loss.weight.dtype == torch.float32
-
-
-class WithLock(nn.CrossEntropyLoss):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = threading.Lock()
 
 
 def asserting(logits: Tensor, target: Tensor) -> Tensor:
@@ -173,13 +151,15 @@ NO_LOSS: list[tuple[Any, str]] = [
 
 
 def test_what_cannot_be_trained_with_is_refused_in_a_line() -> None:
+    locked = nn.CrossEntropyLoss()
+    locked.lock = threading.Lock()
     for loss, message in NO_LOSS:
         with pytest.raises(BadInput, match=f"^the loss .*{message}[^\n]*$"):
             assert_same_learning(loss)
         with pytest.raises(BadInput, match=f"^the reference .*{message}[^\n]*$"):
             assert_same_learning(nn.CrossEntropyLoss(), loss)
     with pytest.raises(BadInput, match="^the loss cannot be copied .*: give it as a function, lambda [^\n]*$"):
-        assert_same_learning(WithLock())
+        assert_same_learning(locked)
     with pytest.raises(BadInput, match="^the loss .* cannot be computed .IndexError: "):
         assert_same_learning(xent.ArticleCrossEntropyLoss(), ignored=0.5)
 
@@ -191,3 +171,70 @@ def test_a_task_that_cannot_be_is_refused() -> None:
             assert_same_learning(nn.CrossEntropyLoss(), **arguments)
     with pytest.raises(ValueError, match="dtype=torch.int64: expected torch.float64, float32, bfloat16 or float16"):
         assert_same_learning(nn.CrossEntropyLoss(), dtype=torch.int64)
+
+
+def test_what_proves_a_loss_needs_torch_and_numpy_alone() -> None:
+    absent = ("hydra", "omegaconf", "torchvision", "tensorboard", "matplotlib", "rich", "filelock")
+    script = f"import sys; sys.modules |= dict.fromkeys({absent}); import xent.testing"  # None: importing it fails
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True)
+
+
+def message_of(loss: Loss) -> list[str]:
+    """What a failed proof says, each line without the spaces that align it."""
+    with pytest.raises(AssertionError) as caught:
+        assert_same_learning(loss)
+    assert "same_learning.py" not in str(caught.getrepr()), "pytest shows the call and not our source"
+    return [" ".join(line.split()) for line in str(caught.value).splitlines()]
+
+
+def test_the_message_says_by_how_much_from_when_and_what_was_expected() -> None:
+    lines = message_of(partial(gradient_scaled, by=1e-6))
+    assert lines[0] == "training is different from training with the reference"
+    assert re.fullmatch(r"decades above the floor 8\.\d, where 2\.0 are rounding", lines[1])
+    assert lines[2] == "left the floor at step 1"
+    assert lines[3].removeprefix("loss at step 1 ") == lines[4].removeprefix("expected "), "its gradient alone is wrong"
+    ours, theirs = (float(line.split()[-1]) for line in lines[5:7])
+    assert lines[5].startswith("gradient of logit [")
+    assert ours / theirs == pytest.approx(1 + 1e-6, rel=1e-12)
+    assert lines[7] == "the gradient is 1.000001 times the reference's: a constant factor"
+
+
+def test_the_evidence_is_of_a_step_at_which_the_mistake_was_made() -> None:
+    lines = message_of(Impostor("probabilities_clamped"))
+    assert int(re.findall(r"loss at step (\d+)", lines[3])[0]) > 32
+    assert float(lines[5].split()[-1]) == 0, "the gradient of what is clamped"
+    assert float(lines[6].split()[-1]) != 0
+    lines = message_of(RunningMean())
+    assert lines[0] == "the loss has other values, though training is the same as with the reference"
+    assert float(lines[3].split()[-1]) != float(lines[4].split()[-1]), "at step 1 it is the same"
+
+
+def test_the_message_about_nan_and_about_a_loss_that_writes_over_its_targets() -> None:
+    lines = message_of(lambda logits, target: logits.sum() * torch.nan)
+    assert lines[3] == "loss at step 1 nan" and float(lines[4].removeprefix("expected ")) > 2
+
+    def doubled(logits: Tensor, target: Tensor) -> Tensor:
+        loss = 2 * cross_entropy(logits, target.clone())
+        target.fill_(0)
+        return loss
+
+    assert message_of(doubled)[-1] == "the gradient is 2 times the reference's: a constant factor", (
+        "of their old values"
+    )
+
+
+(APART,) = judge(pairs([*nudged(1e-15, 1e-15), run("scratch", 1e-3)]))
+GRADIENT = torch.randn(29, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_an_explanation_names_a_likely_cause_coarse_rounding_or_a_constant_factor() -> None:
+    for dtype in (torch.float32, float16, bfloat16):
+        evidence = Evidence(1, 2.0, 2.0, GRADIENT.to(dtype).double(), GRADIENT)
+        hint = f"it seems to compute in {str(dtype)[6:]}: judge it with dtype={dtype}"
+        assert explanation(APART, "", evidence).endswith(f"\n  {hint}")
+        assert "it seems" not in explanation(APART, "", evidence, torch.float32)
+    causes = {"0.1": "a mean over the classes too?", "29": "a sum in place of the mean?", "-1": "a sign?"}
+    causes |= {"1.442695041": "a logarithm to base 2?", "0.5": "a constant factor"}
+    for factor, cause in causes.items():
+        message = explanation(APART, "", Evidence(1, 2.0, 2.0, float(factor) * GRADIENT, GRADIENT))
+        assert message.endswith(f"\n  the gradient is {factor} times the reference's: {cause}")

@@ -1,18 +1,76 @@
-"""What people do with Hydra's flags and settings, and what names and paths they choose."""
+"""The files of configs/, what people do with Hydra's flags, and what names and paths they choose."""
 
 import re
 import shlex
 import shutil
+from dataclasses import FrozenInstanceError
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+import torch
+from hydra.utils import instantiate
+from torch import nn
 
-from tests.helpers.commands import PROJECT, composed, small, the_line, train_py
+from tests.helpers.commands import PROJECT, composed, run_of, small, succeeds, train_py
 from tests.helpers.runs import judged
+from xent.cli.compose import IMPOSTORS, run_name
+from xent.cli.schema import GROUPS, validated
 
-DIVERGES = "optimizer.lr=1e30"  # the loss is NaN at step 2, and the run stops
+DIVERGES, GOES_ON = "optimizer.lr=1e30", "on_nonfinite=continue"  # the loss is NaN at step 2, and the run stops
+FLAGS = ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]", "--config-name mine --config-dir={}"]
+PATHS = [(True, "mine", "../mine", "../run"), (False, '"~/mine"', '"~/mine"', "~/run")]
+EXPERIMENTS = [file.stem for file in sorted((PROJECT / "configs" / "experiment").glob("*.yaml"))]
+CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((PROJECT / "configs" / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_composes_and_instantiates(group: str, choice: str) -> None:
+    custom = ["loss._target_=torch.nn.CrossEntropyLoss"] if choice == "custom" else []
+    cfg, hydra = composed(f"{group}={choice}", *custom)
+    checked = validated(cfg)
+    assert hydra.runtime.choices[group] == choice
+    model, loss = instantiate(checked.model, (1, 28, 28), 10), instantiate(checked.loss)
+    assert isinstance(model, nn.Module) and isinstance(loss, nn.Module)
+    assert isinstance(instantiate(checked.optimizer, model.parameters()), torch.optim.Optimizer)
+    assert len(checked.data.mean) == len(checked.data.std) in (1, 3)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    cfg, hydra = composed(f"+experiment={experiment}")
+    others = {"cifar10": "resnet", "layout": "cnn", "arithmetic": "cnn", "fast": "cnn"}
+    assert hydra.runtime.choices["model"] == others.get(experiment, "mlp")
+    validated(cfg)
+
+
+def test_the_experiment_with_impostors_trains_every_one() -> None:
+    _, hydra = composed("+experiment=impostors")
+    swept = sorted(loss.strip() for loss in hydra.sweeper.params.loss.split(","))
+    assert swept == sorted({"torch", *IMPOSTORS} - {"impostor/mean_of_means"}), "which parts of batches bring out"
+
+
+def test_settings_are_flat_and_frozen_and_those_that_a_run_depends_on(tmp_path: Path) -> None:
+    """A group stands for its choice."""
+    run = run_of(tmp_path, "loss=scratch", "precision=float64")
+    chosen = {"loss": "scratch", "loss._target_": "xent.CrossEntropyLossFromScratch"}
+    chosen |= {"precision": "float64", "loss_precision": "float64", "machine.threads": torch.get_num_threads()}
+    others = {"optimizer.momentum": 0.9, "max_steps": None, "data.mean": [0.1307], "processes": 1}
+    assert run.settings == run.settings | chosen | others
+    ignored = ["log_every=3", "test_every=3", "checkpoint_every=3", "timeout=3", GOES_ON, "data.root=elsewhere"]
+    assert run_of(tmp_path, *ignored).settings == run_of(tmp_path).settings
+    with pytest.raises(FrozenInstanceError):
+        run.folder = tmp_path / "other"  # type: ignore[misc]
+
+
+def test_a_run_is_named_by_what_its_command_line_changed_and_a_sweep_by_the_microsecond() -> None:
+    assert run_name(["loss=scratch", "+seed=1"]) == "loss=scratch,seed=1"
+    assert run_name([]) == "defaults"
+    assert run_name(["data.root=/a/b"]) == "data.root=%2Fa%2Fb"
+    long = [f"data.root={'ä' * 300}"]
+    assert len(Path(run_name(long)).name.encode()) < 200
+    assert run_name(long) != run_name([*long, "seed=1"])
+    _, hydra = composed()
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}", hydra.sweep.dir)
 
 
 @pytest.fixture(scope="module")
@@ -35,58 +93,30 @@ def elsewhere(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "flags",
-    ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]", "--config-name mine --config-dir={}"],
-)
-def test_a_run_with_losses_and_models_from_elsewhere_resumes_where_its_flags_are_given_again(
-    flags: str, elsewhere: Path, tmp_path: Path
-) -> None:
-    words, run = flags.format(elsewhere).split(), tmp_path / "run"
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_run_with_a_loss_from_elsewhere_resumes_by_its_flags(flags: str, elsewhere: Path, tmp_path: Path) -> None:
+    words, run, copy = flags.format(elsewhere).split(), tmp_path / "run", tmp_path / "copy"
     choices = [] if "--config-name" in words else ["loss=mine", "model=theirs"]
     begin = [*choices, "max_steps=8", DIVERGES, f"hydra.run.dir={run}", *words]
     assert train_py(*begin).returncode == 1
-    shutil.copytree(run, tmp_path / "copy")
-    resume = ["on_nonfinite=continue", f"resume={run}"]
-    after, before = train_py(*resume, *words), train_py(*words, "on_nonfinite=continue", f"resume={tmp_path / 'copy'}")
-    for resumed in (after, before):
-        assert (resumed.returncode, "Traceback" in resumed.stderr) == (0, False), resumed.stderr
-        assert "loss=mine model=theirs" in resumed.stdout
+    shutil.copytree(run, copy)
+    for arguments in ([GOES_ON, f"resume={run}", *words], [*words, GOES_ON, f"resume={copy}"]):
+        assert "loss=mine model=theirs" in succeeds(*arguments)
     assert (run / "trace.npz").exists()
-    assert "is finished" in train_py(*begin).stdout
+    assert "is finished" in succeeds(*begin)
 
 
 def test_a_loss_from_elsewhere_is_swept_beside_a_custom_one(elsewhere: Path, tmp_path: Path) -> None:
     """Both keep their targets, and the report has the command as it was typed, but for the folder."""
     losses = ["loss=torch,mine,custom", "loss._target_=xent.losses.impostors.sum_for_mean"]
     typed = ["--config-dir", str(elsewhere), "-m", *losses, *small(nudge="0,1", precision="float64")]
-    result = train_py(*typed, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert result.returncode == 0, result.stderr
+    assert "sum_for_mean differs from step 1 on" in succeeds(*typed, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     verdicts = {name: figures["verdict"] for name, figures in judged(tmp_path / "sweep" / "comparison").items()}
     assert verdicts == {"mine": "same within rounding", "sum_for_mean": "different"}
-    assert "sum_for_mean differs from step 1 on" in result.stdout
     assert f"train.py {' '.join(typed)}\n" in (tmp_path / "sweep" / "comparison" / "report.md").read_text()
 
 
-def test_a_loss_from_elsewhere_needs_a_target(elsewhere: Path) -> None:
-    (elsewhere / "loss" / "mine.yaml").write_text("")
-    line = the_line(train_py("--config-dir", str(elsewhere), "loss=mine", *small()))
-    assert line.startswith(f"{elsewhere}/loss/mine.yaml has no _target_: expected the name of a class or function")
-
-
-def test_a_job_of_a_sweep_is_composed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And before the first, to try them, every value once."""
-    compose = Mock(side_effect=ConfigLoaderImpl.load_sweep_config)
-    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", lambda *arguments: compose(*arguments))
-    result = train_py("-m", *small(max_steps=1, nudge="0,1,2", seed="0,1"), f"hydra.sweep.dir={tmp_path}")
-    assert result.returncode == 0, result.stderr
-    assert compose.call_count == 6 + 1 + 2 + 1
-
-
-@pytest.mark.parametrize(
-    ("chdir", "root", "root_from_other", "resume"),
-    [(True, "mine", "../mine", "../run"), (False, '"~/mine"', '"~/mine"', "~/run")],
-)
+@pytest.mark.parametrize(("chdir", "root", "root_from_other", "resume"), PATHS)
 def test_a_path_is_relative_to_where_the_command_was_typed_or_to_the_home(
     chdir: bool, root: str, root_from_other: str, resume: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,18 +128,12 @@ def test_a_path_is_relative_to_where_the_command_was_typed_or_to_the_home(
     stopped = train_py(*small(), f"data.root={root}", f"hydra.job.chdir={chdir}", "hydra.run.dir=run", DIVERGES)
     assert stopped.stderr.endswith("to go on: python train.py resume=run\n")
     monkeypatch.chdir(tmp_path / "other")
-    resumed = train_py(f"resume={resume}", f"data.root={root_from_other}", "on_nonfinite=continue")
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.splitlines()[-1] == "../run"
-    assert "../run is finished" in train_py(f"resume={resume}").stdout
+    resumed = succeeds(f"resume={resume}", f"data.root={root_from_other}", GOES_ON)
+    assert resumed.splitlines()[-1] == "../run"
+    assert "../run is finished" in succeeds(f"resume={resume}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "other", "run"]
     names = {path.name.partition(".")[0] for path in (tmp_path / "run").iterdir()}
     assert names <= {"", "checkpoint", "events", "nonfinite", "trace"}
-
-
-def test_the_folder_of_a_sweep_has_microseconds_so_that_two_of_one_second_have_two() -> None:
-    _, hydra = composed()
-    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}", hydra.sweep.dir)
 
 
 @pytest.mark.parametrize("name", ["\\\\a\\b\\", "~a\"b'c,d=e f", "#a[b]", "[{a:b}", "$c ä 損"])
@@ -117,19 +141,17 @@ def test_a_run_in_a_folder_of_any_name_resumes(name: str, stopped: Path, tmp_pat
     """By the command that is printed; resume= takes it as it is, not in Hydra's grammar."""
     folder = shutil.copytree(stopped, tmp_path / name)
     (advice,) = re.findall(r"to go on: python train\.py (.*)$", train_py(f"resume={folder}").stderr, re.MULTILINE)
-    resumed = train_py(*shlex.split(advice), "on_nonfinite=continue")
-    assert resumed.returncode == 0, resumed.stderr
+    succeeds(*shlex.split(advice), GOES_ON)
     assert list(tmp_path.iterdir()) == [folder]
     assert (folder / "trace.npz").exists()
 
 
 def test_flags_beside_a_run_that_resumes(stopped: Path, tmp_path: Path) -> None:
     resume = f"resume={shutil.copytree(stopped, tmp_path / 'run')}"
-    assert train_py(resume, "on_nonfinite=continue").returncode == 0
+    succeeds(resume, GOES_ON)
     for flags in (["--config-name", "train"], ["--cfg", "job"], ["-cn", "train"]):
-        for arguments in ([resume, *flags], [*flags, resume]):
-            result = train_py(*arguments)
-            assert (result.returncode, result.stderr) == (0, "")
-    assert train_py("loss=scratch", "--info").returncode == 0
+        succeeds(resume, *flags)
+        succeeds(*flags, resume)
+    succeeds("loss=scratch", "--info")
     result = train_py(resume, "--no-such-flag")
     assert result.returncode == 2 and "unrecognized arguments: --no-such-flag" in result.stderr

@@ -1,19 +1,27 @@
-"""Ctrl-C, and torchrun's signal to end, while a run trains."""
+"""What stops a run or a sweep, or should have: a signal, a kill, a loss that is no number, too little memory."""
 
 import os
+import random
+import re
 import signal
-import subprocess
-import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import sleep
+from unittest.mock import Mock
 
 import pytest
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tests.helpers.commands import PROJECT, compare_py, small, the_line, train_py
+from tests.cli.test_events import curves, reader_of
+from tests.helpers.commands import PROJECT, compare_py, small, succeeds, the_line, train_py
+from tests.helpers.processes import Forked, ended, outputs, ranks, started, wait_for
+from tests.helpers.runs import differences, judged
 from xent.cli.accompany import _interrupted_between_steps as interrupted_between_steps
+
+IS_KEPT = "what was trained is kept, to go on:"
 
 
 def test_ctrl_c_waits_for_the_end_of_a_step_and_a_second_one_does_not() -> None:
@@ -25,6 +33,13 @@ def test_ctrl_c_waits_for_the_end_of_a_step_and_a_second_one_does_not() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+    def train() -> tuple[object, bool]:
+        with interrupted_between_steps() as asked:
+            return signal.getsignal(signal.SIGINT), asked()
+
+    with ThreadPoolExecutor(1) as thread:  # which gets no signals
+        assert thread.submit(train).result() == (before, False), "nothing is held back"
 
 
 def test_of_torchruns_processes_rank_0_alone_is_interrupted_by_either_signal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,26 +54,15 @@ def test_of_torchruns_processes_rank_0_alone_is_interrupted_by_either_signal(mon
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_in_a_thread_which_gets_no_signals_nothing_is_held_back() -> None:
-    def train() -> tuple[object, bool]:
-        with interrupted_between_steps() as asked:
-            return signal.getsignal(signal.SIGINT), asked()
-
-    with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(train).result() == (signal.getsignal(signal.SIGINT), False)
-
-
 def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
-    arguments = ["train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    process = started("train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={folder}")
     while process.poll() is None and not any(folder.glob("events*")):
-        sleep(0.1)
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    _, errors, code = ended(process, timeout=60)
     resume = f"python train.py resume={os.path.relpath(folder, PROJECT)}"
-    assert errors == f"stopped; to go on: {resume}\n"
+    assert (code, errors) == (130, f"stopped; to go on: {resume}\n")
     monkeypatch.chdir(PROJECT)
     assert the_line(compare_py(folder)) == f"{folder} is not finished: go on with it, {resume}"
 
@@ -71,9 +75,144 @@ def interrupted(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def test_ctrl_c_ends_a_sweep_with_one_line(tmp_path: Path) -> None:
-    """That it is finished by the same command: test_side_by_side.py."""
     loss = ["loss=custom", f"loss._target_={__name__}.interrupted"]
-    result = train_py("-m", *loss, *small(nudge="0,1"), f"hydra.sweep.dir={tmp_path}")
-    assert result.returncode == 130
-    assert result.stderr == f"stopped; to go on: the same command with hydra.sweep.dir={os.path.relpath(tmp_path)}\n"
+    line = the_line(train_py("-m", *loss, *small(nudge="0,1"), f"hydra.sweep.dir={tmp_path}"), tmp_path, code=130)
+    assert line == "stopped; to go on: the same command with hydra.sweep.dir=RUN"
     assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 1
+
+
+def test_a_loss_that_is_no_number_stops_a_run_which_may_go_on_if_that_is_wanted(tmp_path: Path) -> None:
+    diverges = [*small(log_every=1, checkpoint_every=4), "optimizer.lr=1e30"]
+    line = the_line(train_py(*diverges, f"hydra.run.dir={tmp_path}"), tmp_path, code=1)
+    assert line.startswith("the loss is nan at step 2, seen at step 2: learning rate ")
+    advice = "the batch is in RUN/nonfinite.pt; train with a smaller optimizer.lr, or with on_nonfinite=continue"
+    assert line.endswith(f"; {advice}; {IS_KEPT} python train.py resume=RUN")
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
+    assert (saved["step"], saved["images"].shape, saved["target"].shape) == (2, (128, 1, 28, 28), (128,))
+    assert not saved["loss"].isfinite()
+    succeeds(f"resume={tmp_path}", "on_nonfinite=continue")
+
+
+def test_too_little_memory_stops_a_run(tmp_path: Path) -> None:
+    custom = ["loss=custom", "loss._target_=tests.helpers.faulty_losses.OutOfMemory"]
+    line = the_line(train_py(*small(), *custom, f"hydra.run.dir={tmp_path}"), tmp_path, code=1)
+    advice = "a batch does not fit into memory: give accumulate=2, or more"
+    assert line == f"{advice}; {IS_KEPT} the same command with hydra.run.dir=RUN"
+
+
+def test_a_run_that_learns_nothing_says_so(tmp_path: Path) -> None:
+    slow = small(batch_size=2000, max_steps=30)
+    line = the_line(train_py(*slow, "optimizer.lr=1e-30", f"hydra.run.dir={tmp_path}"), code=0)
+    assert line == "the loss did not fall in 30 steps: this training learns nothing"
+
+
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+SWEEP = ["-m", "loss=torch,scratch", *small(max_steps=150, checkpoint_every=10, nudge="0,1", precision="float64")]
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep, one run after the other. To be read only."""
+    folder = tmp_path_factory.mktemp("sweeps") / "serial"
+    assert train_py(*SWEEP, f"hydra.sweep.dir={folder}").returncode == 0
+    return folder
+
+
+def assert_same(sweep: Path, serial: Path) -> None:
+    runs = [path.name for path in serial.glob("loss=*")]
+    assert len(runs) == 4
+    assert [differences(serial / name, sweep / name) for name in runs] == [[]] * 4
+    assert judged(serial / "comparison") == judged(sweep / "comparison")
+
+
+def test_ctrl_c_ends_a_sweep_of_joblibs_and_the_same_command_finishes_it(serial: Path, tmp_path: Path) -> None:
+    """Its runs do not disturb each other."""
+    sweep = tmp_path / "sweep"
+    command = ["train.py", *SWEEP, f"hydra.sweep.dir={sweep}", *JOBLIB]
+    process = started(*command, threads=THREADS)
+    while process.poll() is None and not any(sweep.glob("*/checkpoint.previous.pt")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors, code = ended(process, timeout=60)
+    assert code == 130
+    assert errors == f"stopped; to go on: the same command with hydra.sweep.dir={os.path.relpath(sweep, PROJECT)}\n"
+    finished = list(sweep.glob("*/trace.npz"))
+    assert len(finished) < 4
+
+    output, errors, code = ended(started(*command, threads=THREADS))
+    assert (code, errors) == (0, "")
+    assert output.startswith("4 runs of model=mlp data=mnist device=cpu in ")
+    results = re.findall(r"^(\d of 4, loss=\w+ nudge=\d): test loss ", output, re.MULTILINE)
+    names = ["loss=torch nudge=0", "loss=torch nudge=1", "loss=scratch nudge=0", "loss=scratch nudge=1"]
+    assert {*results} <= {f"{number} of 4, {name}" for number, name in enumerate(names, 1)}
+    assert len(results) == 4 - len(finished)
+    assert f"\npython train.py {' '.join([*SWEEP, *JOBLIB])}\n" in (sweep / "comparison" / "report.md").read_text()
+    assert_same(sweep, serial)
+
+
+@pytest.mark.extra
+def test_a_sweep_of_submitits_is_that_of_one_process(serial: Path, tmp_path: Path) -> None:
+    command = ["train.py", *SWEEP, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=submitit_local"]
+    assert ended(started(*command, threads=THREADS))[1:] == ("", 0)
+    assert_same(tmp_path, serial)
+
+
+def test_a_killed_process_ends_a_sweep_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.Parallel.__call__", Mock(side_effect=TerminatedWorkerError))
+    line = the_line(train_py("-m", "seed=0,1", *small(), f"hydra.sweep.dir={tmp_path}", *JOBLIB), code=1)
+    assert line.startswith("a training process was killed, perhaps for lack of memory; to go on: the same command with")
+
+
+# Checkpoints, events and evaluations take most of the time, so that most kills fall into one of them.
+SETTINGS = ["batch_size=512", "max_steps=30", "test_every=10", "log_every=1", "checkpoint_every=2"]
+CNN = ["model=cnn", "model.width=4", "model.norm=group", "timeout=30"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kill" in metafunc.fixturenames:
+        metafunc.parametrize("kill", range(metafunc.config.getoption("kills")))
+
+
+def begin(kind: str, folder: Path) -> list[Forked]:
+    """Start a run, or a sweep, in a folder, and return its processes."""
+    if kind == "a sweep":
+        return [Forked("-m", "loss=torch,scratch", f"hydra.sweep.dir={folder}", "model=mlp", *SETTINGS)]
+    command = [*CNN, *SETTINGS, f"hydra.run.dir={folder}"]
+    return ranks(command, command) if kind == "a run of two processes" else [Forked(*command)]
+
+
+@pytest.fixture(scope="module")
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, float]:
+    """What is trained, its folder, and the seconds that it takes once the folder is there."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    processes = begin(request.param, folder)
+    wait_for(folder, processes[0])
+    began = time.monotonic()
+    outputs(processes)
+    return request.param, folder, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "whole", ["a run", "a sweep", pytest.param("a run of two processes", marks=pytest.mark.extra)], indirect=True
+)
+def test_killed_at_a_random_moment(whole: tuple[str, Path, float], kill: int, tmp_path: Path) -> None:
+    """It goes on bit for bit, and who reads its events sees in the end what a new reader sees."""
+    kind, expected, seconds = whole
+    folder = tmp_path / "run"
+    processes = begin(kind, folder)
+    wait_for(folder, processes[0])
+    time.sleep(random.uniform(0, seconds))
+    random.choice(processes).process.kill()
+    for process in processes:
+        process.process.join()  # the other rank ends by itself
+    readers = {file.parent: reader_of(file.parent).Reload() for file in folder.rglob("events*")}
+
+    outputs(begin(kind, folder))
+    for run, reader in readers.items():
+        assert curves(reader) == curves(reader_of(run))
+    runs, expected_runs = (sorted(file.parent for file in at.rglob("trace.npz")) for at in (folder, expected))
+    for run, expected_run in zip(runs, expected_runs, strict=True):
+        assert differences(run, expected_run) == []
+    if kind == "a sweep":
+        assert judged(folder / "comparison") == judged(expected / "comparison")

@@ -1,25 +1,33 @@
-"""Runs of several processes, real ones with gloo, and batches in parts, are the training of one process."""
+"""Several processes, or a batch in parts, train as one; or fail with a line, and what was trained is kept."""
 
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.commands import compare_py, small, the_line, train_py, trained
-from tests.helpers.processes import SHORT, ranks, trained_by
-from tests.helpers.runs import judged
+from tests.helpers.commands import PROJECT, compare_py, small, succeeds, the_line, train_py, trained
+from tests.helpers.processes import SHORT, ended, ranks, torchrun, trained_by, wait_for
+from tests.helpers.runs import differences, judged, scalars
 from xent.recording.trace import load
 from xent.training import checkpoint
 from xent.verdict.floor import output_gaps
 
+pytestmark = pytest.mark.slow
+IN_PARTS = [("mlp", 1, 2), ("mlp", 2, 1), ("mlp", 4, 2), ("cnn", 2, 2)]
+LONG = [*SHORT, "batch_size=4096", "max_steps=80", "epochs=9"]
+RESUMES = re.compile("resuming after step [1-9][0-9]* of 80 steps")
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc").exists(), reason="it finds processes in /proc")
+ANOTHER_ENDED = "another process of this run ended; what was trained is kept, to go on: python train.py resume="
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "processes", "accumulate"), [("mlp", 1, 2), ("mlp", 2, 1), ("mlp", 4, 2), ("cnn", 2, 2)]
-)
-def test_processes_and_microbatches_make_one_training(
-    model: str, processes: int, accumulate: int, tmp_path: Path
-) -> None:
+
+@pytest.mark.parametrize(("model", "processes", "accumulate"), IN_PARTS)
+def test_processes_and_microbatches_train_as_one(model: str, processes: int, accumulate: int, tmp_path: Path) -> None:
     """With targets ignored and classes weighted, 13 images a process and 6 a microbatch."""
     settings = [f"model={model}", "model.width=8", "model.norm=group", "precision=float64", "max_steps=16"]
     settings += ["batch_size=26", "+loss.ignore_index=9", "+loss.weight=[1,2,3,1,2,3,1,2,3,4]", "log_every=8"]
@@ -30,108 +38,27 @@ def test_processes_and_microbatches_make_one_training(
     assert max(output_gaps(parts, whole).values()) < 1e-13
     torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-12, atol=0)
     assert parts.tests.keys() == whole.tests.keys()
-    assert parts.fingerprints.keys() == whole.fingerprints.keys()
-    for name, fingerprint in whole.fingerprints.items():
-        assert parts.fingerprints[name] == pytest.approx(fingerprint)
+    assert parts.fingerprints == {name: pytest.approx(whole.fingerprints[name]) for name in whole.fingerprints}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("loss", "verdict"), [("torch", "same within rounding"), ("impostor/mean_of_means", "different")]
-)
-def test_two_processes_are_judged_by_one(loss: str, verdict: str, tmp_path: Path) -> None:
+def test_the_mean_of_means_is_found_out_by_two_processes(tmp_path: Path) -> None:
     """By three commands: the reference and its nudges, the same by several processes, and the comparison."""
-    settings = [*small(precision="float64", max_steps=16), f"loss={loss}", "+loss.ignore_index=9"]
+    settings = [*small(precision="float64", max_steps=16), "loss=impostor/mean_of_means", "+loss.ignore_index=9"]
     floor = ["-m", "nudge=0,1,2", "hydra.callbacks.compare.by=null", f"hydra.sweep.dir={tmp_path / 'one'}"]
     assert train_py(*floor, *settings).returncode == 0
     trained_by(2, *settings, f"hydra.run.dir={tmp_path / 'two'}")
     by = ["--by", "processes", "--reference", "1", "--output", tmp_path / "comparison"]
-    result = compare_py(tmp_path / "one", tmp_path / "two", *by)
-    assert result.returncode == (verdict == "different"), result.stderr
+    assert compare_py(tmp_path / "one", tmp_path / "two", *by).returncode == 1
     ((name, figures),) = judged(tmp_path / "comparison").items()
-    assert (name, figures["verdict"]) == ("2", verdict)
-    if verdict == "different":
-        assert figures["decades above floor"] > 10
+    assert (name, figures["verdict"], figures["decades above floor"] > 10) == ("2", "different", True)
 
 
 def test_the_mean_of_means_is_found_out_by_accumulating(tmp_path: Path) -> None:
     smaller = small(precision="float64", max_steps=16)
-    result = train_py("-m", "+experiment=processes", *smaller, f"hydra.sweep.dir={tmp_path}")
-    assert result.returncode == 0, result.stderr
-    assert {name: figures["verdict"] for name, figures in judged(tmp_path / "comparison").items()} == {
-        "2, torch": "same within rounding",
-        "4, torch": "same within rounding",
-        "2, impostor/mean_of_means": "different",
-        "4, impostor/mean_of_means": "different",
-    }
-
-
-@pytest.mark.slow
-def test_a_run_may_resume_with_another_number_of_processes_which_is_noted(tmp_path: Path) -> None:
-    longer = [*SHORT, "max_steps=null", "batch_size=20000", "epochs=1"]
-    trained_by(2, *longer, f"hydra.run.dir={tmp_path}")
-    resumed = train_py(f"resume={tmp_path}", "epochs=2", "accumulate=2")
-    assert resumed.stdout.startswith("loss=torch model=mlp data=mnist device=cpu, with "), resumed.stderr
-    assert " before: resuming after step 3 of 6 steps\n" in resumed.stdout
-    trained_by(2, f"resume={tmp_path}", "epochs=3", "accumulate=2")
-    trace = load(tmp_path)
-    assert (trace.step, trace.settings["processes"], trace.settings["accumulate"]) == (9, 2, 2)
-    first, second = trace.settings["before"]
-    assert first | {"epochs": 1, "processes": 2, "accumulate": 1} == first
-    assert second | {"epochs": 2, "processes": 1} == second
-    assert "accumulate" not in second
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("batch_size=7 accumulate=8", "batch_size=7: expected at least 8, processes times accumulate"),
-        ("compile=true accumulate=3", "batch_size=128: expected at least 3, processes times accumulate, and with "),
-        ("model.norm=batch batch_size=4 accumulate=4", "batch normalisation needs two images in each part"),
-        (
-            "+loss.weight=[0,1,1,1,1,1,1,1,1,1] +loss.label_smoothing=0.1 accumulate=2",
-            "label_smoothing=0.1 and a class of weight 0: a part of that class alone has no mean",
-        ),
-    ],
-)
-def test_what_cannot_be_divided_is_refused(arguments: str, said: str, tmp_path: Path) -> None:
-    assert said in the_line(train_py("model=mlp", *arguments.split(), f"hydra.run.dir={tmp_path / 'run'}"))
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["accumulate=33"], "batch_size=64: expected at least 66, processes times accumulate"),
-        (["-m", "seed=0,1"], "torchrun with -m: expected a single run; a sweep trains each of its runs in one process"),
-        (["loss=custom", "loss._target_=tests.training.test_checkpoint.Dropout"], "the loss has weights of its own"),
-    ],
-    ids=["batch", "sweep", "loss"],
-)
-def test_what_several_processes_cannot_train_is_refused_once(arguments: list[str], said: str, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = [*arguments, *SHORT, f"hydra.run.dir={run}", f"hydra.sweep.dir={run}"]
-    first, second = (rank.result() for rank in ranks(command, command))
-    assert said in the_line(first)
-    assert (second.returncode, second.stderr) == (2, "")
-    assert not run.exists()
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_no_number_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
-    """It is looked at when a step is logged; no checkpoint in between has its weights."""
-    command = [*SHORT, "optimizer.lr=1e30", "log_every=10", f"hydra.run.dir={tmp_path}"]
-    first, second = (rank.result() for rank in ranks(command, command))
-    assert (first.returncode, second.stderr) == (1, "")
-    assert first.stderr.count("the loss is nan at step 2") == 1
-    assert first.stderr.count("what was trained is kept, to go on: python train.py resume=") == 1
-    saved = checkpoint.load(tmp_path)
-    assert saved is not None
-    assert len(saved["recorder"]["losses"]) == 0
-    resumed = train_py(f"resume={tmp_path}")
-    started = "loss=torch model=mlp data=mnist device=cpu, with processes=2 before: training for 20 steps"
-    assert resumed.stdout.startswith(started)
+    assert train_py("-m", "+experiment=processes", *smaller, f"hydra.sweep.dir={tmp_path}").returncode == 0
+    verdicts = {name: figures["verdict"] for name, figures in judged(tmp_path / "comparison").items()}
+    assert [verdicts.pop(f"{parts}, torch") for parts in (2, 4)] == ["same within rounding"] * 2
+    assert verdicts == {f"{parts}, impostor/mean_of_means": "different" for parts in (2, 4)}
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
@@ -142,6 +69,33 @@ def test_batch_normalisation_of_microbatches_is_said_to_be_another_training(mode
     assert result.stderr.startswith(said) == (model == "cnn")
 
 
+def test_a_run_may_resume_with_another_number_of_processes_which_is_noted(tmp_path: Path) -> None:
+    longer = [*SHORT, "max_steps=null", "batch_size=20000", "epochs=1"]
+    trained_by(2, *longer, f"hydra.run.dir={tmp_path}")
+    resumed = succeeds(f"resume={tmp_path}", "epochs=2", "accumulate=2")
+    what = "loss=torch model=mlp data=mnist device=cpu, with"
+    assert resumed.startswith(f"{what} epochs=1, accumulate=1, processes=2 before: resuming after step 3 of 6 steps\n")
+    trained_by(2, f"resume={tmp_path}", "epochs=3", "accumulate=2")
+    trace = load(tmp_path)
+    assert (trace.step, trace.settings["processes"], trace.settings["accumulate"]) == (9, 2, 2)
+    first, second = trace.settings["before"]
+    assert first | {"epochs": 1, "processes": 2, "accumulate": 1} == first
+    assert second | {"epochs": 2, "processes": 1} == second and "accumulate" not in second
+
+
+def test_a_loss_that_is_no_number_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    """It is looked at when a step is logged; no checkpoint in between has its weights."""
+    command = [*SHORT, "optimizer.lr=1e30", "log_every=10", f"hydra.run.dir={tmp_path}"]
+    first, second = (rank.result() for rank in ranks(command, command))
+    assert (first.returncode, second.stderr) == (1, "")
+    assert first.stderr.count("the loss is nan at step 2") == 1
+    assert first.stderr.count("what was trained is kept, to go on: python train.py resume=") == 1
+    saved = checkpoint.load(tmp_path)
+    assert saved is not None and len(saved["recorder"]["losses"]) == 0
+    started = "loss=torch model=mlp data=mnist device=cpu, with processes=2 before: training for 20 steps"
+    assert train_py(f"resume={tmp_path}").stdout.startswith(started)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs, one for each process")
 def test_processes_on_gpus(tmp_path: Path) -> None:
     settings = ["model=cnn", "device=cuda", "precision=float64", "max_steps=20"]
@@ -149,3 +103,97 @@ def test_processes_on_gpus(tmp_path: Path) -> None:
         trained_by(processes, *settings, f"hydra.run.dir={tmp_path / str(processes)}")
     one, two = (load(tmp_path / str(processes)) for processes in (1, 2))
     assert max(output_gaps(two, one).values()) < 1e-12  # batch normalisation is synchronised
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing happens to. Of all, whatever the date names, the folder is that of rank 0."""
+    parent = tmp_path_factory.mktemp("whole")
+    output, errors, code = ended(torchrun(*LONG, f"hydra.run.dir={parent}/${{now:%H%M%S.%f}}"))
+    assert (code, errors) == (0, "")
+    (folder,) = parent.iterdir()
+    begun, result, where = output.splitlines()
+    assert begun == "loss=torch model=mlp data=mnist device=cpu: training for 80 steps"
+    assert re.fullmatch(r"test loss \d\.\d{4}, accuracy \d\d?\.\d\d%, after 80 steps in \d+\.\d s", result)
+    assert where == os.path.relpath(folder, PROJECT)
+    return folder
+
+
+def test_torchrun_is_quiet_and_one_run(whole: Path) -> None:
+    assert len(list(whole.glob("events*"))) == 1
+    trace = load(whole)
+    assert (trace.settings["processes"], trace.settings["machine.threads"]) == (2, 1)
+    assert trained_by(2, f"resume={whole}") == f"{os.path.relpath(whole)} is finished, after 80 steps\n"
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_if_a_rank_is_killed_the_other_ends_and_the_run_resumes(killed: int, whole: Path, tmp_path: Path) -> None:
+    command = [*LONG, f"hydra.run.dir={tmp_path}"]
+    both = ranks(command, [*command, "log_every=2"])  # on which a run does not depend: peers may differ in it
+    wait_for(tmp_path / "checkpoint.previous.pt", both[0])
+    both[killed].process.kill()
+    other = both[1 - killed].result(timeout=20)
+    assert (other.returncode, other.stderr.count(ANOTHER_ENDED)) == (1, killed), "rank 0 says so"
+    assert not (tmp_path / "trace.npz").exists()
+    assert RESUMES.search(trained_by(2, f"resume={tmp_path}"))
+    assert differences(whole, tmp_path) == []
+
+
+@pytest.mark.parametrize("by", [pytest.param("max_restarts and SIGTERM", marks=NEEDS_PROC), "Ctrl-C"])
+def test_torchrun_resumes_by_itself_and_at_its_end_saves_the_last_step(by: str, whole: Path, tmp_path: Path) -> None:
+    restarts = 0 if by == "Ctrl-C" else 1
+    agent = torchrun(*LONG, "checkpoint_every=100000", f"hydra.run.dir={tmp_path}", restarts=restarts)
+    previous = tmp_path / "checkpoint.previous.pt"
+    wait_for(previous, agent)  # the newest is that of the first epoch
+    if by == "Ctrl-C":
+        os.killpg(agent.pid, signal.SIGINT)  # all of its processes, as a terminal does
+    else:
+        listed = subprocess.run(["pgrep", "--parent", str(agent.pid)], capture_output=True, text=True, check=True)
+        pids = listed.stdout.split()  # by rank
+        assert len(pids) == 2
+        first = previous.stat().st_ino
+        os.kill(int(pids[1]), signal.SIGKILL)
+        while agent.poll() is None and previous.stat().st_ino == first:  # until an epoch after the restart
+            time.sleep(0.01)
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        agent.terminate()  # torchrun alone, as a cluster does
+    output, errors, code = ended(agent, timeout=20)
+    assert code != 0
+    assert bool(RESUMES.search(output)) == restarts
+    assert errors.count(ANOTHER_ENDED) == restarts
+    assert errors.count("stopped; to go on: python train.py resume=") == 1
+    last_step = scalars(tmp_path)["train/loss"][-1][0]
+    assert f"resuming after step {last_step} of 80 steps" in trained_by(2, f"resume={tmp_path}")
+    assert differences(whole, tmp_path) == []
+
+
+REFUSED = {
+    "accumulate=33": "batch_size=64: expected at least 66, processes times accumulate, "
+    "and with compile=true a multiple",
+    "-m seed=0,1": "torchrun with -m: expected a single run; a sweep trains each of its runs in one process",
+    "loss=custom loss._target_=tests.training.test_checkpoint.Dropout": "the loss has weights of its own, "
+    "which one process alone can train: leave torchrun out",
+    "seed=${oc.env:RANK}": "rank 1 has seed=1, not 0: give every process the same command line",
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.items())
+def test_what_several_processes_cannot_train_is_refused_once(arguments: str, said: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*arguments.split(), *SHORT, f"hydra.run.dir={run}", f"hydra.sweep.dir={run}"]
+    first, second = (rank.result() for rank in ranks(command, command))
+    assert the_line(first) == said
+    assert (second.returncode, second.stderr) == (2, "")
+    assert not run.exists()
+
+
+def test_a_missing_peer_is_waited_for_no_longer_than_asked_and_a_port_in_use_is_said(tmp_path: Path) -> None:
+    command = [*SHORT, "timeout=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    (first,) = ranks(command, size=2)
+    said = the_line(first.result())
+    assert re.fullmatch(r"2 processes did not meet within timeout=2 seconds \(.*\): start all of them, .*", said)
+    with socket.create_server(("", 0)) as taken:
+        (first,) = ranks(command, size=2, port=taken.getsockname()[1])
+        said = the_line(first.result())
+    assert "did not meet" in said and "a free --master-port" in said
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,19 +31,18 @@ def an_accelerator() -> Iterator[str]:
     elif second_device is None:
         pytest.skip(f"there is no GPU here, and PyTorch {torch.__version__} takes no device that is written in Python")
     else:
-        with second_device.available() as name:
-            yield name
+        with patch.object(second_device.MODULE, "there", True):
+            yield "second"
 
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
     """What the host waits for meanwhile, of the accelerator."""
-    waited: list[str] = []
     if not torch.cuda.is_available():
-        second_device.WAITS.clear()
-        yield waited
-        waited += second_device.WAITS
+        with patch.object(second_device, "WAITS", []) as waited:
+            yield waited
         return
+    waited = []
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:

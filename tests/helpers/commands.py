@@ -1,5 +1,3 @@
-"""Runs and commands, as the tests start them."""
-
 import os
 import runpy
 import subprocess
@@ -34,7 +32,6 @@ def composed(*overrides: str) -> tuple[DictConfig, HydraConf]:
 
 
 def run_of(folder: Path, *overrides: str) -> Run:
-    """A run on the project's MNIST that is to be trained."""
     cfg, hydra = composed(f"data.root={PROJECT / 'data'}", *overrides)
     return compose_run(cfg, hydra, folder, is_swept=False)
 
@@ -79,13 +76,23 @@ def _ran(arguments: Sequence[str], run: Callable[[], object]) -> CompletedProces
     return CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
-def the_line(result: CompletedProcess[str]) -> str:
-    """The one line that a refused command says, having exited with 2 and without a traceback."""
-    assert result.returncode == 2, result
+def succeeds(*arguments: str) -> str:
+    """What `python train.py ...` prints, which comes to its end and warns of nothing."""
+    result = train_py(*arguments)
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout
+
+
+def the_line(result: CompletedProcess[str], run: Path | None = None, code: int = 2) -> str:
+    """The one line of errors of a command, without a traceback; with RUN for the folder of a run."""
+    assert result.returncode == code, result
     assert "Traceback" not in result.stdout + result.stderr
-    lines = [line for line in result.stderr.splitlines() if line]
-    assert len(lines) == 1, lines
-    return lines[0]
+    (line,) = [line for line in result.stderr.splitlines() if line]
+    return line.replace(os.path.relpath(run), "RUN").replace(str(run), "RUN") if run else line
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def small(**changes: Any) -> list[str]:

@@ -1,14 +1,13 @@
-"""Losses with a fault, for the tests that train with them as `loss._target_=tests.helpers.faulty_losses...`."""
+"""Losses with a fault, or odd arguments, for tests that train as `loss._target_=tests.helpers.faulty_losses...`."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from tests.helpers.right_losses import by_powers_of_2
 
 
-class OutOfMemory(nn.CrossEntropyLoss):
-    """Finds no memory for its third batch."""
-
+class OutOfMemory(nn.CrossEntropyLoss):  # for its third batch
     steps = 0
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -36,14 +35,19 @@ class Float32(nn.Module):
         return (loss + self.error * (loss - loss.detach())).to(input.dtype)
 
 
-class NanOnce(nn.CrossEntropyLoss):
-    """NaN for its third batch, with the right gradient, but only for the first of its kind in a process."""
+def of_one_weight(logits: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
+    return cross_entropy(logits, target) * weight
 
-    steps = 0
-    was_nan = False
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        self.steps += input.requires_grad
-        is_nan = self.steps == 3 and not NanOnce.was_nan
-        NanOnce.was_nan |= is_nan
-        return super().forward(input, target) + (torch.nan if is_nan else 0)
+def of_no_index(logits: Tensor, target: Tensor, ignore_index: int | None = None) -> Tensor:
+    assert ignore_index is None
+    return cross_entropy(logits, target)
+
+
+def of_another_mean(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    assert reduction in ("mean", "batchmean")
+    return cross_entropy(logits, target)
+
+
+def of_steps(logits: Tensor, target: Tensor, label_smoothing: list[float]) -> Tensor:
+    return cross_entropy(logits, target, label_smoothing=label_smoothing[0])

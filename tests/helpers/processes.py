@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -23,8 +24,6 @@ datasets.read("MNIST", PROJECT / "data")
 
 
 class Forked:
-    """`train.py` in a process of its own."""
-
     def __init__(self, *arguments: str, **variables: str) -> None:
         self._results, results = FORKSERVER.Pipe(duplex=False)
         self.process = FORKSERVER.Process(target=_train, args=(results, variables, arguments))
@@ -53,38 +52,45 @@ def _train(results: Connection, variables: dict[str, str], arguments: list[str])
     results.send(result)
 
 
+def outputs(processes: Sequence[Forked]) -> list[str]:
+    """What processes print that come to their end, and warn of nothing."""
+    results = [process.result() for process in processes]
+    assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * len(results)
+    return [result.stdout for result in results]
+
+
 def ranks(*commands: list[str], size: int | None = None, port: int | None = None) -> list[Forked]:
     """Start the ranks of a run as a cluster may, each with its command; of a larger `size`, the first ones alone."""
+    with socket.create_server(("localhost", 0)) as listener:
+        free_port = listener.getsockname()[1]
     common = {"WORLD_SIZE": str(size or len(commands)), "LOCAL_WORLD_SIZE": str(len(commands))}
-    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port or free_port())}
+    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port or free_port)}
     return [Forked(*command, **common, RANK=str(i), LOCAL_RANK=str(i)) for i, command in enumerate(commands)]
 
 
 def trained_by(processes: int, *arguments: str) -> str:
     """The output of a training that several processes brought to its end; ranks other than 0 print nothing."""
-    first, *others = [rank.result() for rank in ranks(*[[*arguments]] * processes)]
-    assert (first.returncode, first.stderr) == (0, "")
-    assert not [rank for rank in others if (rank.returncode, rank.stdout, rank.stderr) != (0, "", "")]
-    return first.stdout
+    first, *others = outputs(ranks(*[[*arguments]] * processes))
+    assert not any(others)
+    return first
 
 
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as listener:
-        return int(listener.getsockname()[1])
+def started(*arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    """Start a command of the project, so that a signal may be sent to all of its processes, as a terminal does."""
+    words, env = (sys.executable, *arguments), os.environ | {"OMP_NUM_THREADS": str(threads)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=PROJECT, env=env, **pipes, text=True, start_new_session=True)
 
 
 def torchrun(*arguments: str, restarts: int = 0) -> subprocess.Popen[str]:
     """Start `train.py` by torchrun, as two processes of one run."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
-    return subprocess.Popen(
-        [sys.executable, *launcher, "train.py", *arguments],
-        cwd=PROJECT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # so that a signal may be sent to all of its processes, as a terminal does
-    )
+    return started(*launcher, "train.py", *arguments)
+
+
+def ended(process: subprocess.Popen[str], timeout: float = 300) -> tuple[str, str, int]:
+    output, errors = process.communicate(timeout=timeout)
+    return output, errors, process.returncode
 
 
 def wait_for(path: Path, process: subprocess.Popen[str] | Forked) -> None:

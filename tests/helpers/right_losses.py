@@ -19,18 +19,13 @@ PROBABILITIES = {"probabilities": True}
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, and how `assert_same_learning` judges it.
-
-    Attributes:
-        dtypes: the precisions of the whole study, benchmarks/verdict.py.
-        tested_in: the one precision of tests/test_others_losses.py.
-    """
+    """A loss, and how `assert_same_learning` judges it."""
 
     loss: Callable[[Tensor, Tensor], Tensor]
     reference: Callable[[Tensor, Tensor], Tensor] = field(default_factory=nn.CrossEntropyLoss)
     task: dict[str, Any] = field(default_factory=dict)
-    dtypes: tuple[torch.dtype, ...] = EVERY
-    tested_in: torch.dtype = float64
+    dtypes: tuple[torch.dtype, ...] = EVERY  # of the whole study, benchmarks/verdict.py
+    tested_in: torch.dtype = float64  # in tests/test_testing.py
 
 
 def at_target(logits: Tensor, target: Tensor) -> Tensor:
@@ -69,7 +64,6 @@ def by_parts(logits: Tensor, target: Tensor, rescaled: bool = True) -> Tensor:
 
 
 def by_parts_of_the_batch(logits: Tensor, target: Tensor) -> Tensor:
-    """Sums over parts of a batch, over the number of targets that count."""
     parts = zip(logits.split(8), target.split(8))
     total = torch.stack([cross_entropy(z.float(), t, reduction="sum") for z, t in parts]).sum()
     return total / (target != -100).sum()
@@ -105,13 +99,11 @@ def kernel(
     return Kernel.apply(logits, nll_loss(log_p, target, reduction="mean" if mean else "sum"), kept)
 
 
-class Overwriting(nn.Module):
+def overwriting(logits: Tensor, target: Tensor) -> Tensor:
     """A kernel that leaves its gradient where its logits were, and class 0 where its targets were."""
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        loss = kernel(logits, target, overwrite=True)
-        target.zero_()
-        return loss
+    loss = kernel(logits, target, overwrite=True)
+    target.zero_()
+    return loss
 
 
 def ignoring_by_a_mask(logits: Tensor, target: Tensor) -> Tensor:
@@ -162,7 +154,7 @@ RIGHT = {
     "own Function": Case(kernel, tested_in=float32),
     "own Function in float32": Case(lambda z, t: kernel(z, t, float32), dtypes=BELOW, tested_in=bfloat16),
     "own Function, a sum": Case(lambda z, t: kernel(z, t, mean=False), nn.CrossEntropyLoss(reduction="sum")),
-    "overwrites logits and targets": Case(Overwriting()),
+    "overwrites logits and targets": Case(overwriting),
     "ignoring by a mask": Case(ignoring_by_a_mask, task=IGNORED),
     "ignoring by selection": Case(lambda z, t: by_logsumexp(z[t != -100], t[t != -100]), task={"ignored": 0.9}),
     "weights of classes": Case(weighted, nn.CrossEntropyLoss(WEIGHT)),
@@ -170,9 +162,7 @@ RIGHT = {
     "focal, gamma 0": Case(focal),
     "focal, gamma 2": Case(lambda z, t: focal(z, t, 2.0), focal_by_probabilities),
     "places in one row": Case(lambda z, t: cross_entropy(z.movedim(1, -1).flatten(0, -2), t.flatten()), task=PLACES),
-    "places by gather": Case(
-        lambda z, t: (z.logsumexp(1) - at_target(z, t.clamp(min=0)))[t != -100].mean(), task=PLACES
-    ),
+    "places by gather": Case(lambda z, t: (z.logsumexp(1) - at_target(z, t.clamp(0)))[t != -100].mean(), task=PLACES),
     "probabilities": Case(of_probabilities, task=PROBABILITIES),
     "probabilities and places": Case(of_probabilities, task=PROBABILITIES | {"places": (2, 3)}),
     "divergence and entropy": Case(by_divergence, task=PROBABILITIES),

@@ -14,28 +14,16 @@ from xent.recording.trace import Trace, is_probe_step, load
 from xent.training import checkpoint
 
 
-def run(
-    loss: str,
-    shift: float = 0.0,
-    steps: int = 4,
-    precision: str = "float64",
-    loss_shift: float | None = None,
-    **settings: Any,
-) -> Trace:
-    """A run whose probe logits are `shift` from those of other runs, relatively, so after step 0.
-
-    Its losses are `loss_shift` from theirs, by default as far as its logits.
-    """
-    dtype = getattr(torch, precision)
-    of_loss = {"loss": loss, "loss._target_": f"their.{loss}"}
-    factor = 1 + (shift if loss_shift is None else loss_shift)
+def run(loss: str, shift: float = 0.0, steps: int = 4, loss_shift: float | None = None, **settings: Any) -> Trace:
+    """A run after whose step 0 logits are `shift`, relatively, and losses `loss_shift` or `shift` from other runs'."""
+    own = {"loss": loss, "loss._target_": f"their.{loss}", "precision": "float64", "seed": 0, "nudge": 0}
+    logits = torch.ones((4, 3), dtype=getattr(torch, settings.get("precision", "float64")))
     probe_steps = [step for step in range(steps + 1) if is_probe_step(step, steps)]
-    probes = {step: torch.full((4, 3), 3.0 + step, dtype=dtype) * (1 + shift * (step > 0)) for step in probe_steps}
     return Trace(
-        settings=of_loss | {"seed": 0, "nudge": 0, "precision": precision, "device": "cpu"} | settings,
-        losses=factor * torch.linspace(2.0, 1.0, steps, dtype=torch.float64),
+        settings=own | {"device": "cpu"} | settings,
+        losses=(1 + (shift if loss_shift is None else loss_shift)) * torch.linspace(2, 1, steps, dtype=torch.float64),
         step=steps,
-        probes=probes,
+        probes={step: (3.0 + step) * logits * (1 + shift * (step > 0)) for step in probe_steps},
         tests={steps: (0.5, 0.75)},
         name=",".join([loss, *(f"{key}={value}" for key, value in settings.items())]),
     )
@@ -48,8 +36,7 @@ def nudged(*shifts: float, **settings: Any) -> list[Trace]:
 
 def judged(comparison: Path) -> dict[str, dict[str, Any]]:
     """The figures of every candidate of a comparison, by its name."""
-    candidates: dict[str, dict[str, Any]] = json.loads((comparison / "verdict.json").read_text())["candidates"]
-    return candidates
+    return json.loads((comparison / "verdict.json").read_text())["candidates"]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, bytes]]]:

@@ -6,8 +6,6 @@ What needs another way into a backend fails: `torch.tensor(..., device="second")
 for which a host would wait, and autocast, which computes in the types it is given.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,14 +87,11 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _arange(*numbers: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
-    """PyTorch makes it by changing the shape of an empty tensor."""
-    return SecondTensor(torch.arange(*numbers, dtype=dtype))
+    return SecondTensor(torch.arange(*numbers, dtype=dtype))  # PyTorch changes the shape of an empty tensor
 
 
-class _Module(backend_registration._DummyBackendModule):
-    """What stands for `torch.cuda`."""
-
-    there = False
+class _Module(backend_registration._DummyBackendModule):  # as torch.cuda is one
+    there = False  # as far as PyTorch is asked for the machine's accelerator
 
     def is_available(self) -> bool:
         return self.there
@@ -104,11 +99,11 @@ class _Module(backend_registration._DummyBackendModule):
     def device_count(self) -> int:
         return int(self.there)
 
-    def get_amp_supported_dtype(self) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16]
-
     def synchronize(self) -> None:
         pass
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
 
     def get_device_name(self, device: Any = None) -> str:
         return "the second device of the tests"
@@ -120,27 +115,16 @@ class _Module(backend_registration._DummyBackendModule):
         torch.set_rng_state(state)
 
 
-_module = _Module()
-_libraries = [torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")]  # they end with these names
+MODULE = _Module()
+EVERY, OF_ATEN = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")  # they end with these names
 
 
 def register() -> None:
     """Make the device known to PyTorch, once a process, before its first backward pass: that starts a thread for it."""
     global DEVICE
-    backend_registration._setup_privateuseone_for_python_backend("second", _module)
+    backend_registration._setup_privateuseone_for_python_backend("second", MODULE)
     DEVICE = torch.device("second", 0)
-    every, of_aten = _libraries
-    every.fallback(_run, "PrivateUse1")
-    every.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    EVERY.fallback(_run, "PrivateUse1")
+    EVERY.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for overload in ("arange", "arange.start", "arange.start_step"):
-        of_aten.impl(overload, _arange, "PrivateUse1")
-
-
-@contextmanager
-def available() -> Iterator[str]:
-    """The device as the machine's accelerator, as far as PyTorch is asked for that."""
-    _module.there = True
-    try:
-        yield "second"
-    finally:
-        _module.there = False
+        OF_ATEN.impl(overload, _arange, "PrivateUse1")

@@ -1,12 +1,12 @@
 """Cross entropy as others write it, with a mistake in it: what must never pass. `WRONG` has all of them."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, bfloat16, float16, float32, float64, nn
 from torch.nn.functional import cross_entropy, dropout, nll_loss, one_hot
 
 from tests.helpers.right_losses import IGNORED, PLACES, PROBABILITIES, WEIGHT, Case, Kernel, at_target, by_parts, focal
-
-FINE = (float64, float32)  # where a mistake shows that is smaller than what bfloat16 rounds away
 
 
 def mean_of_parts(logits: Tensor, target: Tensor) -> Tensor:
@@ -29,9 +29,7 @@ def value_of_overwritten_logits(logits: Tensor, target: Tensor) -> Tensor:
     return loss - loss.detach() + cross_entropy(logits.detach().softmax(1), target)
 
 
-class RunningMean(nn.Module):
-    """The right gradient, and the mean of all values so far."""
-
+class RunningMean(nn.Module):  # of all values so far, with the right gradient
     def __init__(self) -> None:
         super().__init__()
         self.values: list[float] = []
@@ -65,40 +63,33 @@ def mean_of_rows(logits: Tensor, target: Tensor) -> Tensor:
     return losses[counts > 0].mean()
 
 
-WEIGHTED = nn.CrossEntropyLoss(WEIGHT)
-SMOOTHED = nn.CrossEntropyLoss(label_smoothing=0.1)
-SUM = nn.CrossEntropyLoss(reduction="sum")
+SUM, WEIGHTED = nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(WEIGHT)
 THREE_PLACES = PROBABILITIES | {"places": (3,)}
+fine = partial(Case, dtypes=(float64, float32))  # where a mistake shows that is smaller than what bfloat16 rounds away
 WRONG = {
-    "probabilities clipped": Case(
-        lambda z, t: nll_loss(z.softmax(1).clip(1e-7, 1 - 1e-7).log(), t), dtypes=FINE, tested_in=float32
-    ),
+    "probabilities clipped": fine(lambda z, t: nll_loss(z.softmax(1).clip(1e-7, 1 - 1e-7).log(), t), tested_in=float32),
     "parts of the classes, never rescaled": Case(lambda z, t: by_parts(z, t, rescaled=False)),
     "last part of the classes lost": Case(lambda z, t: (z[:, :8].logsumexp(1) - at_target(z, t)).mean()),
     "mean of uneven parts": Case(mean_of_parts, tested_in=bfloat16),
-    "gradient kept in bfloat16": Case(
-        lambda z, t: Kernel.apply(z, cross_entropy(z, t), gradient_of(z, t).bfloat16().to(z)),
-        dtypes=FINE,
-        tested_in=float32,
+    "gradient kept in bfloat16": fine(
+        lambda z, t: Kernel.apply(z, cross_entropy(z, t), gradient_of(z, t).bfloat16().to(z)), tested_in=float32
     ),
     "gradient of the mean for a sum": Case(lambda z, t: Kernel.apply(z, SUM(z, t), gradient_of(z, t)), SUM),
     "deaf to the gradient from above": Case(deaf_to_what_comes_from_above, tested_in=float16),
     "value of overwritten logits": Case(value_of_overwritten_logits),
-    "in float16": Case(lambda z, t: cross_entropy(z.half(), t).to(z.dtype), dtypes=FINE, tested_in=float32),
-    "logsumexp squared left on": Case(
-        lambda z, t: cross_entropy(z, t) + 1e-4 * z.logsumexp(1).square().mean(), dtypes=FINE
-    ),
-    "soft cap left on": Case(lambda z, t: cross_entropy(30 * (z / 30).tanh(), t), dtypes=FINE),
-    "dropout left on": Case(lambda z, t: cross_entropy(dropout(z, 0.001), t), dtypes=FINE),
+    "in float16": fine(lambda z, t: cross_entropy(z.half(), t).to(z.dtype), tested_in=float32),
+    "logsumexp squared left on": fine(lambda z, t: cross_entropy(z, t) + 1e-4 * z.logsumexp(1).square().mean()),
+    "soft cap left on": fine(lambda z, t: cross_entropy(30 * (z / 30).tanh(), t)),
+    "dropout left on": fine(lambda z, t: cross_entropy(dropout(z, 0.001), t)),
     "a running mean": Case(RunningMean(), tested_in=bfloat16),
-    "focal, gamma 0.001": Case(lambda z, t: focal(z, t, 1e-3), dtypes=FINE),
+    "focal, gamma 0.001": fine(lambda z, t: focal(z, t, 1e-3)),
     "ignored targets in the mean": Case(over_the_batch_size, task=IGNORED, tested_in=float16),
     "two thirds ignored, in the mean": Case(over_the_batch_size, task={"ignored": 2 / 3}),
     "ignored targets as rows of zeros": Case(ignored_as_rows_of_zeros, task=IGNORED),
     "class 0 for padding": Case(lambda z, t: cross_entropy(z[t > 0], t[t > 0]), task=IGNORED, tested_in=float16),
     "weights not in the mean": Case(lambda z, t: cross_entropy(z, t, WEIGHT.to(z), reduction="sum") / len(t), WEIGHTED),
     "weights on logits": Case(lambda z, t: cross_entropy(z * WEIGHT.to(z), t), WEIGHTED),
-    "smoothing over the others": Case(smoothed_over_the_others, SMOOTHED, dtypes=FINE),
+    "smoothing over the others": fine(smoothed_over_the_others, nn.CrossEntropyLoss(label_smoothing=0.1)),
     "places by view": Case(lambda z, t: cross_entropy(z.reshape(-1, z.shape[1]), t.flatten()), task=PLACES),
     "mean of the rows' means": Case(mean_of_rows, task=PLACES),
     "sum over places": Case(over_the_batch_size, task=PLACES),
@@ -106,5 +97,5 @@ WRONG = {
     "mean over the classes too": Case(lambda z, t: -(t * z.log_softmax(1)).mean(), task=PROBABILITIES),
     "softmax over places": Case(lambda z, t: -(t * z.log_softmax(-1)).sum(1).mean(), task=THREE_PLACES),
     "float64 in float32": Case(lambda z, t: cross_entropy(z.float(), t), dtypes=(float64,)),
-    "in bfloat16": Case(lambda z, t: cross_entropy(z.bfloat16(), t), dtypes=FINE),
+    "in bfloat16": fine(lambda z, t: cross_entropy(z.bfloat16(), t)),
 }

@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy
 
 import xent
 from tests.helpers.accelerators import Operations, waits
-from tests.helpers.drop_ins import ARGUMENTS, FUNCTIONS, Loss, each_function, logits_and_target, probabilities_for
-from xent.losses.impostors import MISTAKES
+from tests.helpers.drop_ins import ARGUMENTS, FUNCTIONS, Call, Loss, logits_and_target, probabilities_for
+from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING
 from xent.testing import assert_same_learning, same_learning
 
 pytestmark = pytest.mark.accelerator
 DROP_INS = FUNCTIONS | {"torch": cross_entropy}
 LOSSES: dict[str, Loss] = DROP_INS | {"article": xent.ArticleCrossEntropyLoss()} | MISTAKES
+NEEDED = {name: {"ignore_index": 2} if name in MISTAKES_IN_IGNORING else {} for name in LOSSES}
 
 
 def results(loss: Loss, logits: Tensor, target: Tensor, arguments: dict[str, Any]) -> list[Tensor]:
@@ -31,11 +32,10 @@ def results(loss: Loss, logits: Tensor, target: Tensor, arguments: dict[str, Any
     return [values, gradient, again, of_square, plain]
 
 
-def calls(name: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-    """Logits, target and arguments that a loss takes."""
+def calls(name: str) -> Iterator[Call]:
     logits, target = logits_and_target(12, 4)
+    yield logits, target, NEEDED[name]
     if name not in DROP_INS:
-        yield logits, target, {"ignore_index": 2} if name.startswith("ignored_") else {}
         return
     sure = 50 * torch.eye(4, dtype=torch.float64)[target.roll(1)]
     yield from ((sure, target, {}), (2 * sure.float(), target, {}))
@@ -49,42 +49,26 @@ def calls(name: str) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_that_of_the_cpu_and_waits_for_nothing(name: str, accelerator: str) -> None:
-    loss = LOSSES[name]
+def test_a_loss_is_that_of_the_cpu_waits_for_nothing_and_loops_over_nothing(name: str, accelerator: str) -> None:
     for logits, target, arguments in calls(name):
-        weight = {"weight": arguments["weight"].to(accelerator)} if "weight" in arguments else {}
-        on_device = logits.detach().to(accelerator), target.to(accelerator), arguments | weight
+        on_device = {key: x.to(accelerator) if isinstance(x, Tensor) else x for key, x in arguments.items()}
+        call = LOSSES[name], logits.detach().to(accelerator), target.to(accelerator), on_device
         if accelerator == "cuda":
-            results(loss, *on_device)  # what PyTorch sets up at first may wait
+            results(*call)  # what PyTorch sets up at first may wait
         with waits() as waited:
-            ours = results(loss, *on_device)
+            ours = results(*call)
         assert name == "torch" or waited == [], arguments  # PyTorch's own does for weights and smoothing
         coarse = logits.dtype == torch.float32 or name == "lower_precision"
         rtol, atol = (1e-5, 1e-7) if coarse else (1e-11, 1e-13)
-        expected = results(loss, logits, target, arguments)
+        expected = results(LOSSES[name], logits, target, arguments)
         torch.testing.assert_close([x.cpu() for x in ours], expected, rtol=rtol, atol=atol, equal_nan=True)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_larger_batch_takes_as_many_operations(name: str, accelerator: str) -> None:
-    """As it would not of a loop over rows or classes."""
-
-    def operations(batch: int, classes: int) -> dict[str, int]:
-        logits, target = (tensor.to(accelerator) for tensor in logits_and_target(batch, classes))
+    counted = []
+    for shape in ((12, 4), (20, 7)):
+        logits, target = (tensor.to(accelerator) for tensor in logits_and_target(*shape))
         with Operations() as counter:
-            results(LOSSES[name], logits, target, {"ignore_index": 2} if name.startswith("ignored_") else {})
-        return dict(counter.counted)
-
-    assert operations(12, 4) == operations(20, 7)
-
-
-@each_function
-def test_tensors_of_two_devices_are_refused(loss: Loss, accelerator: str) -> None:
-    logits, target = (tensor.detach() for tensor in logits_and_target(12, 4))
-    with pytest.raises(RuntimeError, match="same device"):
-        loss(logits.to(accelerator), target)
-    with pytest.raises(RuntimeError, match="same device"):
-        loss(logits.to(accelerator), target.to(accelerator), weight=torch.ones(4).double())
+            results(LOSSES[name], logits, target, NEEDED[name])
+        counted.append(counter.counted)
+    assert counted[0] == counted[1], "as many operations for more rows and classes"
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@ import math
 import re
 from contextlib import redirect_stdout
 from io import StringIO
-from math import log10
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ from xent.report.summary import Summary, exit_code, summarise
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
 
-TITLE = "against torch | different: scratch; same within rounding: article"
-RUNS = [*nudged(1e-14, 1e-14), run("scratch", 0.25), run("article", 1e-14)]
+FLOOR = nudged(1e-14, 1e-14)
+RUNS = [*FLOOR, run("scratch", 0.25), run("article", 1e-14)]
+COARSE = nudged(1e-6, 1e-6, precision="float32")
 CHARTS = ["training loss", "log10 of the gap to the reference, and the floor"]
 
 
-def summary_of(*runs: Trace) -> Summary:
-    return summarise(judge(pairs(list(runs))), command="python what was typed")
+def summary_of(*runs: Trace, by: str = "loss", reference: str | None = None) -> Summary:
+    return summarise(judge(pairs(list(runs), by, reference)), by, command="python what was typed")
 
 
 @pytest.fixture(scope="module")
@@ -51,66 +51,54 @@ def test_the_tables_name_every_candidate_and_its_figures(report: tuple[Path, str
     assert "| torch, the reference |  |  |  |  | 0.5000 | 75.00% |" in text
     assert "| scratch | 0e+00 | 2e-01 | 2e-01 | 2e-01 |" in text
     assert "| floor: torch nudged |  | 1e-14 | 1e-14 | 1e-14 |" in text
-    assert "```console\npython what was typed\n```" in text
-    assert "](curves.png)" in text
+    assert "```console\npython what was typed\n```" in text and "](curves.png)" in text
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_figures_are_there_for_programs(report: tuple[Path, str]) -> None:
+def test_the_figures_are_there_for_programs(report: tuple[Path, str], tmp_path: Path) -> None:
     whole = json.loads((report[0] / "verdict.json").read_text())
     assert whole == json.loads(json.dumps(summary_of(*RUNS), allow_nan=False)), "all that is shown is there"
-    scratch, article = whole["candidates"]["scratch"], whole["candidates"]["article"]
+    assert (whole["schema version"], whole["compared"], whole["settings"]["precision"]) == (2, "loss", "float64")
+    reference, scratch, article = whole["references"]["torch"], *whole["candidates"].values()
+    assert reference["settings"] == {"loss": "torch", "loss._target_": "their.torch"}
+    assert reference["runs"] == ["torch,nudge=0"]
     assert (scratch["verdict"], scratch["left floor at step"], scratch["runs"]) == ("different", 1, ["scratch"])
     assert (scratch["gap"]["2"], scratch["losses"]["4"]) == (pytest.approx(0.25), pytest.approx(1.25))
     assert (scratch["test loss"], scratch["test accuracy"]) == (0.5, 0.75)
-    assert article["verdict"] == "same within rounding"
     assert article["decades above floor"] == pytest.approx(0, abs=0.05)
-    assert (whole["schema version"], whole["compared"], whole["settings"]["precision"]) == (2, "loss", "float64")
-    assert whole["references"]["torch"]["settings"] == {"loss": "torch", "loss._target_": "their.torch"}
-    assert whole["references"]["torch"]["runs"] == ["torch,nudge=0"]
-    assert whole["answer"].startswith("No, one of two: scratch differs")
-    assert whole["command"] == "python what was typed"
+    write_report(summary_of(run("torch"), run("scratch", math.nan)), tmp_path)
+    figures = json.loads((tmp_path / "verdict.json").read_text(), parse_constant=pytest.fail)["candidates"]["scratch"]
+    assert figures["losses differ by"] is None, "as there is no NaN in JSON"
 
 
-def test_tensorboard_draws_losses_and_gaps_over_each_other_and_the_floor(report: tuple[Path, str]) -> None:
+def test_tensorboard_draws_losses_and_gaps_over_each_other_and_shows_the_newer_report(report: tuple[Path, str]) -> None:
     folder, _ = report
+    title = f"{folder.parent.name}, against torch | different: scratch; same within rounding: article"
+    loss, gap = (f"{title}/{chart}" for chart in CHARTS)
 
     def scalars(run: str) -> dict[str, list[tuple[int, float]]]:
         events = EventAccumulator(str(folder / "curves" / run)).Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    loss, gap = (f"{folder.parent.name}, {TITLE}/{chart}" for chart in CHARTS)
     losses = {step: 2 - (step - 1) / 3 for step in (1, 2, 3, 4)}
     assert scalars("torch") == {loss: [(step, pytest.approx(y, rel=1e-5)) for step, y in losses.items()]}
     assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
     assert scalars("scratch") == {
         loss: [(step, pytest.approx(1.25 * y, rel=1e-5)) for step, y in losses.items()],
-        gap: [(step, pytest.approx(log10(0.25))) for step in (1, 2, 4)],  # a gap of 0 has no logarithm
+        gap: [(step, pytest.approx(math.log10(0.25))) for step in (1, 2, 4)],  # a gap of 0 has no logarithm
     }
-    assert len([*folder.glob("events.*")]) == len([*folder.glob("curves/scratch/events.*")]) == 1, "of the newer report"
-    assert (folder / "run" / "events.out.tfevents.1").read_text() == "a run's"
-
-
-def test_tensorboard_shows_picture_and_verdicts(report: tuple[Path, str]) -> None:
-    folder, _ = report
     events = EventAccumulator(str(folder)).Reload()
+    (layout,) = events.Tensors("custom_scalars__config__")
+    (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    assert (section.title, [chart.title for chart in section.chart]) == (title, CHARTS)
+    tags = [tag.replace("\\", "") for chart in section.chart for tag in chart.multiline.tag]
+    assert tags == [f"{loss}$", f"{gap}$"]
     assert events.Tags()["images"] == ["curves"]
     (text,) = events.Tensors("verdict/text_summary")
     assert b"same within rounding" in text.tensor_proto.string_val[0]
     assert b"curves.png" not in text.tensor_proto.string_val[0], "which is not shown there"
-    (layout,) = events.Tensors("custom_scalars__config__")
-    (section,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
-    assert section.title == f"{folder.parent.name}, {TITLE}"
-    assert [chart.title for chart in section.chart] == CHARTS
-    tags = [tag.replace("\\", "") for chart in section.chart for tag in chart.multiline.tag]
-    assert tags == [f"{section.title}/{chart}$" for chart in CHARTS]
-
-
-def test_a_run_that_became_nan_is_null_for_programs(tmp_path: Path) -> None:
-    write_report(summary_of(run("torch"), run("scratch", math.nan)), tmp_path)
-    text = (tmp_path / "verdict.json").read_text()
-    (figures,) = json.loads(text, parse_constant=lambda name: pytest.fail(name))["candidates"].values()
-    assert figures["losses differ by"] is None
+    assert len([*folder.glob("events.*")]) == len([*folder.glob("curves/scratch/events.*")]) == 1
+    assert (folder / "run" / "events.out.tfevents.1").read_text() == "a run's"
 
 
 def test_runs_without_a_floor_are_shown() -> None:
@@ -119,8 +107,9 @@ def test_runs_without_a_floor_are_shown() -> None:
     assert draw(summary).axes[1].get_yscale() == "linear", "zero has no logarithm"
     summary = summary_of(run("torch"), run("scratch", 0.1))
     assert draw(summary).axes[1].get_yscale() == "log"
-    figures = summary["candidates"]["scratch"]
-    assert (figures["verdict"], figures["decades above floor"], figures["limit"]) == ("no floor", None, 2.0)
+    (figures,) = summary["candidates"].values()
+    assert (figures["verdict"], figures["limit"], summary["references"]["torch"]["floor"]) == ("no floor", 2.0, {})
+    assert figures["decades above floor"] is figures["losses above floor"] is None
 
 
 def test_the_tests_of_several_seeds_are_their_mean() -> None:
@@ -134,18 +123,16 @@ def test_the_tests_of_several_seeds_are_their_mean() -> None:
 
 def test_a_long_curve_is_thinned_to_what_tensorboard_shows() -> None:
     losses = summary_of(run("torch", steps=2500), run("scratch", steps=2500))["references"]["torch"]["losses"]
-    assert list(losses) == list(range(3, 2501, 3))
-    assert losses[2499] == pytest.approx(1 + 1 / 2499, rel=1e-5)
+    assert list(losses) == list(range(3, 2501, 3)) and losses[2499] == pytest.approx(1 + 1 / 2499, rel=1e-5)
 
 
-def test_candidates_are_named_by_all_that_differs() -> None:
-    coarse, fine = ([*nudged(1e-14, precision=p), run("scratch", precision=p)] for p in ("float32", "float64"))
-    assert list(summary_of(*coarse, *fine)["candidates"]) == ["scratch, float32", "scratch, float64"]
+def test_candidates_are_named_by_all_that_differs_and_a_reference_that_matches_none_by_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [*COARSE, run("scratch", precision="float32"), *FLOOR, run("scratch")]
+    assert list(summary_of(*both)["candidates"]) == ["scratch, float32", "scratch, float64"]
     custom = [run("custom", **{"loss._target_": f"their.{name}"}) for name in "AB"]
-    assert list(summary_of(*nudged(1e-14), *custom)["candidates"]) == ["A", "B"]
-
-
-def test_a_reference_run_that_matches_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(summary_of(*FLOOR, *custom)["candidates"]) == ["A", "B"]
     for name, trace in {"a": run("torch"), "b": run("scratch"), "c": run("torch", seed=1)}.items():
         (tmp_path / name).mkdir()
         save(trace, tmp_path / name)
@@ -153,75 +140,65 @@ def test_a_reference_run_that_matches_none_is_named(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.endswith("the reference of no other run, so not used: c\n")
 
 
-def test_coarse_rounding_is_said_with_how_coarse_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coarse = [*nudged(1e-6, 1e-6, precision="float32"), run("scratch", 1e-3, precision="float32")]
-    write_report(summary_of(*coarse, *nudged(1e-15, 1e-15), run("scratch", 1e-15)), tmp_path)
-    line = "scratch, float32 rounds about 1,000 times as coarsely as the reference"
-    assert line in capsys.readouterr().out.splitlines()
-    assert line in (tmp_path / "report.md").read_text().splitlines()
+def test_remarks_are_printed_too_and_say_what_to_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = run("scratch", 1e-3, precision="float32")
+    write_report(summary_of(*COARSE, coarse, *FLOOR, run("scratch", 1e-14)), tmp_path)
+    for shown in (capsys.readouterr().out, (tmp_path / "report.md").read_text()):
+        assert "scratch, float32 rounds about 1,000 times as coarsely as the reference" in shown.splitlines()
 
+    def remarks(floor: float, shift: float, **settings: Any) -> list[str]:
+        return summary_of(*nudged(floor, floor, **settings), run("scratch", shift, **settings))["remarks"]
 
-def test_a_difference_that_may_be_rounding_comes_with_what_to_try() -> None:
-    def remarks(floor: float, shift: float, precision: str, **more: Any) -> list[str]:
-        references = nudged(floor, floor, precision=precision, **more)
-        return summary_of(*references, run("scratch", shift, precision=precision, **more))["remarks"]
-
-    other_precision = "scratch: a mistake, or coarse rounding? the same with precision=float32,float64 tells"
-    assert remarks(1e-7, 1e-4, "float32") == remarks(1e-15, 1e-10, "float64") == [other_precision]
+    other_precision = ["scratch: a mistake, or coarse rounding? the same with precision=float32,float64 tells"]
+    assert remarks(1e-7, 1e-4, precision="float32") == remarks(1e-15, 1e-10) == other_precision
+    assert remarks(1e-7, 1e-4, precision="float32", loss_shift=1e-7) == other_precision
     in_float32 = "scratch seems to compute in float32: judge it with precision=float64 loss_precision=float32"
-    assert remarks(1e-15, 1e-7, "float64") == [in_float32]
-    assert remarks(1e-7, 1e-4, "float32", loss_shift=1e-7) == [other_precision]
-    assert remarks(1e-15, 1e-3, "float64") == [], "which rounding is not"
-    assert remarks(1e-12, 1e-7, "float64", loss_precision="float32") == [], "it is judged so already"
-
-
-FLOOR = nudged(1e-14, 1e-14)
+    assert remarks(1e-15, 1e-7) == [in_float32]
+    assert remarks(1e-15, 1e-3) == [], "which rounding is not"
+    assert remarks(1e-12, 1e-7, loss_precision="float32") == [], "it is judged so already"
 
 
 def answer_of(*runs: Trace, by: str = "loss", reference: str | None = None) -> str:
     """The answer of a comparison, which its exit code agrees with."""
-    summary = summarise(judge(pairs(list(runs), by, reference)), by)
+    summary = summary_of(*runs, by=by, reference=reference)
     assert exit_code(summary) == {"Yes": 0, "No": 1, "Not known": 2}[re.split("[:,]", summary["answer"])[0]]
     return str(summary["answer"])
 
 
+SAME, SAME_IN_FLOAT32 = run("scratch", 1e-14), run("scratch", 1e-6, precision="float32")
+FROM = "from step 1 on, by 11.0 decades above rounding"  # as 1e-3 is
+
+
 def test_yes_says_which_train_the_same_in_what_and_over_how_much() -> None:
-    answer = answer_of(*FLOOR, run("scratch", 1e-14), run("fused", 1e-14))
+    answer = answer_of(*FLOOR, SAME, run("fused", 1e-14))
     assert answer == "Yes: scratch and fused train as torch does, in float64, over one seed."
-    of_two_seeds = [*nudged(1e-14, seed=1), run("scratch", 1e-14), run("scratch", 1e-14, seed=1)]
-    assert answer_of(*FLOOR, *of_two_seeds) == "Yes: scratch trains as torch does, in float64, over two seeds."
-    coarse = [*nudged(1e-7, precision="float32"), run("scratch", 1e-7, precision="float32")]
-    answer = answer_of(*FLOOR, run("scratch", 1e-14), *coarse)
+    answer = answer_of(*FLOOR, SAME, *nudged(1e-14, seed=1), run("scratch", 1e-14, seed=1))
+    assert answer == "Yes: scratch trains as torch does, in float64, over two seeds."
+    answer = answer_of(*FLOOR, SAME, *COARSE, SAME_IN_FLOAT32)
     assert answer == "Yes: scratch trains as torch does, in float64 and float32, over one seed."
+    threads = [run("torch", 1e-14 * (n > 0), nudge=n % 2, **{"machine.threads": 1 + n // 2}) for n in range(3)]
+    answer = answer_of(*threads, by="machine.threads", reference="1")
+    assert answer == "Yes: machine.threads=2 trains as 1 does, in float64, over one seed."
 
 
 def test_no_says_which_differs_from_when_and_by_how_much() -> None:
-    answer = answer_of(*FLOOR, run("scratch", 1e-3))
-    assert answer == "No: scratch differs from step 1 on, by 11.0 decades above rounding."
-    assert answer_of(*FLOOR, run("scratch", 1e-14), run("fused", 1e-3)).startswith("No, one of two: fused differs")
+    assert answer_of(*FLOOR, run("scratch", 1e-3)) == f"No: scratch differs {FROM}."
+    assert answer_of(*FLOOR, SAME, run("fused", 1e-3)) == f"No, one of two: fused differs {FROM}."
     answer = answer_of(*FLOOR, run("scratch", 1e-14, loss_shift=1e-3))
-    assert answer.startswith("No: scratch trains as torch does but reports other values, from step 1 on, by 11.0")
-    coarse = [*nudged(1e-7, 1e-7, precision="float32"), run("scratch", 1e-7, precision="float32")]
-    answer = answer_of(*coarse, *FLOOR, run("scratch", 1e-3))
-    assert answer.startswith("No, one of two: scratch, float64 differs from step 1 on, by 11.0")
-    assert "more" not in answer_of(*FLOOR, *(run(f"wrong {i}", 1e-3) for i in range(3)))
-    answer = answer_of(*FLOOR, *(run(f"wrong {i}", 1e-3) for i in range(5)))
-    assert answer.startswith("No, five of five: wrong 0 ") and answer.endswith("; and two more.")
+    assert answer == f"No: scratch trains as torch does but reports other values, {FROM}."
+    answer = answer_of(*COARSE, SAME_IN_FLOAT32, *FLOOR, run("scratch", 1e-3))
+    assert answer == f"No, one of two: scratch, float64 differs {FROM}."
+    wrong, three = [run(f"wrong {i}", 1e-3) for i in range(5)], "; ".join(f"wrong {i} differs {FROM}" for i in range(3))
+    assert answer_of(*FLOOR, *wrong[:3]) == f"No, three of three: {three}."
+    assert answer_of(*FLOOR, *wrong) == f"No, five of five: {three}; and two more."
 
 
 def test_what_was_not_proved_is_not_known() -> None:
     advice = "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed"
-    assert answer_of(run("torch"), run("scratch", 1e-14)) == f"Not known: {advice}."
+    assert answer_of(run("torch"), SAME) == f"Not known: {advice}."
     runs = [*nudged(1e-14, steps=64), run("scratch", 1e-14, steps=64)]
     for number, trace in enumerate(runs, start=1):  # each differs, after the first loss
         trace.losses = torch.full((64,), 3.0).double()
         trace.losses[number] += 1e-3
     advice = "no loss fell, which tells nothing, train longer or with another learning rate"
     assert answer_of(*runs) == f"Not known: {advice}."
-
-
-def test_another_setting_than_the_loss_is_named() -> None:
-    one = {"machine.threads": 1}
-    runs = [*nudged(1e-14, **one), run("torch", 1e-14, **{"machine.threads": 2})]
-    answer = answer_of(*runs, by="machine.threads", reference="1")
-    assert answer == "Yes: machine.threads=2 trains as 1 does, in float64, over one seed."

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from tests.helpers.runs import nudged, run
+from xent.recording.errors import BadInput
 from xent.recording.trace import Trace
 from xent.verdict.floor import loss_gaps, output_gaps
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
 
 FLOOR = nudged(1e-14, 1e-14)
+COARSE, FINE = nudged(1e-6, 1e-6, precision="float32"), nudged(1e-15, 1e-15)
 
 
 def judged(*runs: Trace) -> Judgement:
@@ -21,71 +23,50 @@ def verdicts_of(*runs: Trace) -> list[Verdict]:
     return [judgement.verdict for judgement in judge(pairs(list(runs)))]
 
 
-def test_the_gap_is_the_relative_distance_of_the_probes_or_of_the_losses_between_them() -> None:
+def test_gap_floor_and_margin_are_those_of_the_definition() -> None:
     assert output_gaps(run("scratch", shift=0.25), run("torch")) == {0: 0, 1: 0.25, 2: 0.25, 4: 0.25}
     candidate, reference = run("scratch"), run("torch")
     candidate.losses[2] += 0.5  # of step 3, so in the span that ends at step 4
     distance = 0.5 / torch.linalg.vector_norm(reference.losses[2:4]).item()
     assert loss_gaps(candidate, reference) == {1: 0, 2: 0, 4: pytest.approx(distance)}
-
-
-def test_floor_and_margin_are_those_of_the_definition() -> None:
-    judgement = judged(*nudged(1e-14, 1e-12), run("scratch", shift=1e-12))
-    outputs = judgement.outputs
+    outputs = judged(*nudged(1e-14, 1e-12), run("scratch", shift=1e-12)).outputs
     assert outputs.floor == {step: pytest.approx(1e-13, rel=0.05) for step in (1, 2, 4)}
     assert outputs.floor_range[2] == [pytest.approx(1e-14, rel=0.05), pytest.approx(1e-12, rel=0.05)]
     assert outputs.margin == pytest.approx(1, abs=0.02)
     assert outputs.noise == pytest.approx(2, abs=0.02), "1e-12 against 1e-14"
     assert outputs.gap[4] == pytest.approx(1e-12, rel=0.05)
-    assert judgement.verdict is Verdict.SAME
 
 
-def test_beyond_the_limit_and_every_nudged_run_is_different() -> None:
+def test_beyond_the_limit_which_seeds_narrow_and_every_nudged_run_is_different() -> None:
     judgement = judged(*FLOOR, run("scratch", shift=1e-11))
     assert (judgement.verdict, judgement.left_floor) == (Verdict.DIFFERENT, 1)
     assert verdicts_of(*FLOOR, run("scratch", shift=5e-13)) == [Verdict.SAME]
     assert verdicts_of(*nudged(1e-15, 1e-11), run("scratch", shift=1e-10)) == [Verdict.SAME], "nudged runs reach as far"
+    references = [trace for seed in range(4) for trace in nudged(1e-14, 1e-14, seed=seed)]
+    judgement = judged(*references, *(run("scratch", 5e-13, seed=seed) for seed in range(4)))  # 1.7 decades
+    assert (len(judgement.pairs), judgement.limit, judgement.verdict) == (4, 1, Verdict.DIFFERENT)
 
 
 def test_a_mistake_that_is_made_late_is_not_averaged_away() -> None:
-    candidate = run("scratch", shift=1e-14)
-    candidate.probes[2] *= 1.1
-    candidate.probes[4] *= 1.1
-    assert judged(*FLOOR, candidate).left_floor == 2
-    candidate = run("scratch", shift=1e-14, steps=128)
-    candidate.probes[128] *= 1.1
-    judgement = judged(*nudged(1e-14, 1e-14, steps=128), candidate)
+    def judged_late(*late: int, steps: int = 4, factor: float = 1.1) -> Judgement:
+        candidate = run("scratch", shift=1e-14, steps=steps)
+        for step in late:
+            candidate.probes[step] *= factor
+        return judged(*nudged(1e-14, 1e-14, steps=steps), candidate)
+
+    assert judged_late(2, 4).left_floor == 2
+    judgement = judged_late(128, steps=128)
     assert (judgement.verdict, judgement.left_floor) == (Verdict.DIFFERENT, 128)
     assert judgement.outputs.margin == pytest.approx(13 / math.sqrt(8), abs=0.1), "one of eight probe steps"
-    candidate = run("scratch", shift=1e-14)
-    candidate.probes[4] = run("scratch", shift=3e-14).probes[4]
-    margin = math.log10(3) / math.sqrt(3)
-    assert judged(*FLOOR, candidate).outputs.margin == pytest.approx(margin, abs=0.03), "below the limit too"
-
-
-def test_seeds_and_nudges_are_averaged_and_narrow_the_limit() -> None:
-    references = [trace for seed in range(4) for trace in nudged(1e-14, 1e-14, seed=seed)]
-    judgement = judged(*references, *(run("scratch", 5e-13, seed=seed) for seed in range(4)))
-    assert (len(judgement.pairs), judgement.limit) == (4, 1)
-    assert judgement.verdict is Verdict.DIFFERENT, "1.7 decades over four seeds, where one seed allows 2"
-
-
-def test_candidates_losses_and_precisions_are_judged_apart() -> None:
-    runs = [*nudged(1e-14), *nudged(1e-7, precision="float32"), run("a"), run("b"), run("a", precision="float32")]
-    candidates = [judgement.settings for judgement in judge(pairs(runs))]
-    expected = [("a", "float64"), ("b", "float64"), ("a", "float32")]
-    assert [(settings["loss"], settings["precision"]) for settings in candidates] == expected
-
-
-COARSE, FINE = nudged(1e-6, 1e-6, precision="float32"), nudged(1e-15, 1e-15)
-
-
-def in_both(coarse: float, fine: float) -> list[Judgement]:
-    """The judgements of a candidate that is so far off in float32 and in float64."""
-    return judge(pairs([*COARSE, run("scratch", coarse, precision="float32"), *FINE, run("scratch", fine)]))
+    margin = judged_late(4, factor=1 + 2e-14).outputs.margin
+    assert margin == pytest.approx(math.log10(3) / math.sqrt(3), abs=0.03), "below the limit too"
 
 
 def test_what_shrinks_with_the_precision_is_coarser_rounding_and_what_does_not_is_a_mistake() -> None:
+    def in_both(coarse: float, fine: float) -> list[Judgement]:
+        candidates = run("scratch", coarse, precision="float32"), run("scratch", fine)
+        return judge(pairs([*COARSE, *FINE, *candidates]))
+
     coarse, fine = in_both(coarse=1e-3, fine=1e-12)  # a thousand times the floor in both
     assert (coarse.verdict, fine.verdict) == (Verdict.COARSER, Verdict.COARSER)
     assert 10**coarse.outputs.early == pytest.approx(1000, rel=0.1)
@@ -95,39 +76,30 @@ def test_what_shrinks_with_the_precision_is_coarser_rounding_and_what_does_not_i
         coarse, fine = in_both(coarse=max(size, 1e-6), fine=size)
         assert fine.verdict is Verdict.DIFFERENT, size
         assert (coarse.verdict is Verdict.DIFFERENT) == (size > 1e-6), "below, float32 hides it"
+    in_float32 = [*COARSE, run("scratch", shift=1e-3, precision="float32")]
+    alone = judged(*in_float32)
+    assert (alone.verdict, alone.other_precision) == (Verdict.DIFFERENT, None), "which alone does not tell"
+    assert verdicts_of(*in_float32, run("torch"), run("scratch", 1e-12)) == [Verdict.DIFFERENT, Verdict.NO_FLOOR]
 
 
-def test_a_precision_alone_or_beside_one_without_a_floor_cannot_tell_coarse_rounding_from_a_mistake() -> None:
-    candidate = run("scratch", shift=1e-3, precision="float32")
-    alone = judged(*COARSE, candidate)
-    assert (alone.verdict, alone.other_precision) == (Verdict.DIFFERENT, None)
-    without_floor = [run("torch"), run("scratch", shift=1e-12)]
-    assert verdicts_of(*COARSE, candidate, *without_floor) == [Verdict.DIFFERENT, Verdict.NO_FLOOR]
-
-
-@pytest.mark.parametrize(("floor", "factor", "steps"), [(1e-6, 1.5, (8, 16, 32, 64)), (1e-3, math.nan, (64,))])
-def test_a_candidate_that_breaks_in_float32_alone_is_different(
-    floor: float, factor: float, steps: tuple[int, ...]
-) -> None:
-    candidate = run("scratch", shift=floor, precision="float32", steps=64)
-    for step in steps:
-        candidate.probes[step] *= factor
-    coarse = [*nudged(floor, floor, precision="float32", steps=64), candidate]
-    assert verdicts_of(*coarse, *FINE, run("scratch", shift=1e-15)) == [Verdict.DIFFERENT, Verdict.SAME]
+def test_a_candidate_that_breaks_in_float32_alone_is_different() -> None:
+    for floor, factor, steps in ((1e-6, 1.5, (8, 16, 32, 64)), (1e-3, math.nan, (64,))):
+        candidate = run("scratch", shift=floor, precision="float32", steps=64)
+        for step in steps:
+            candidate.probes[step] *= factor
+        coarse = [*nudged(floor, floor, precision="float32", steps=64), candidate]
+        assert verdicts_of(*coarse, *FINE, run("scratch", shift=1e-15)) == [Verdict.DIFFERENT, Verdict.SAME]
 
 
 def test_precisions_that_are_compared_or_the_losses_own_do_not_explain_each_other() -> None:
-    candidates = [run("torch", shift=0.9, precision=precision) for precision in ("float32", "float64")]
-    references = nudged(0.05, 0.05, precision="bfloat16")
-    judgements = judge(pairs([*references, *candidates], by="precision", reference="bfloat16"))
-    assert [judgement.other_precision for judgement in judgements] == [None, None]
-
-    mixed = {"precision": "float64", "loss_precision": "float32"}
-    coarse = {"precision": "float32", "loss_precision": "float32"}
-    runs = [*nudged(1e-7, 1e-7, **mixed), run("scratch", 1e-4, **mixed)]
-    judgements = judge(pairs([*runs, *nudged(1e-6, 1e-6, **coarse), run("scratch", 1e-3, **coarse)]))
-    assert [judgement.verdict for judgement in judgements] == [Verdict.DIFFERENT, Verdict.DIFFERENT]
-    assert [judgement.other_precision for judgement in judgements] == [None, None]
+    runs = [*nudged(0.05, 0.05, precision="bfloat16"), run("torch", 0.9, precision="float32"), run("torch", 0.9)]
+    compared = judge(pairs(runs, by="precision", reference="bfloat16"))
+    own = {"loss_precision": "float32"}
+    runs = [*nudged(1e-7, 1e-7, **own), run("scratch", 1e-4, **own)]
+    own |= {"precision": "float32"}
+    of_losses = judge(pairs([*runs, *nudged(1e-6, 1e-6, **own), run("scratch", 1e-3, **own)]))
+    assert [judgement.verdict for judgement in of_losses] == [Verdict.DIFFERENT, Verdict.DIFFERENT]
+    assert [judgement.other_precision for judgement in (*compared, *of_losses)] == [None] * 4
 
 
 def test_values_of_a_loss_are_as_coarse_as_the_coarser_of_run_and_loss() -> None:
@@ -161,14 +133,52 @@ def test_equal_runs_are_bitwise_identical_and_one_bit_is_not() -> None:
     for bit in (other_loss.losses[1], other_output.probes[2][3, 1]):
         bit.copy_(torch.nextafter(bit, torch.tensor(9.0).double()))
     assert verdicts_of(run("torch"), other_loss, other_output) == [Verdict.NO_FLOOR, Verdict.NO_FLOOR]
-    judgement = judged(run("torch"), run("scratch", shift=0.1))
-    assert (judgement.verdict, judgement.outputs.floor) == (Verdict.NO_FLOOR, {})
-    assert math.isnan(judgement.outputs.margin) and math.isnan(judgement.losses.margin)
 
 
 def test_gaps_that_have_no_logarithm_are_clipped() -> None:
     judgement = judged(*FLOOR, run("scratch", shift=math.nan))
-    assert judgement.verdict is Verdict.DIFFERENT
-    assert math.isfinite(judgement.outputs.margin)
+    assert judgement.verdict is Verdict.DIFFERENT and math.isfinite(judgement.outputs.margin)
     judgement = judged(*FLOOR, run("scratch"), run("scratch", shift=1e-3, nudge=1))
     assert judgement.outputs.gap[1] == pytest.approx(math.sqrt(2.2e-17 * 1e-3), rel=0.05), "0 is a tenth of the epsilon"
+
+
+def test_a_nudge_that_changes_nothing_or_the_first_loss_by_more_than_rounding_is_no_measure() -> None:
+    with pytest.raises(BadInput, match="torch,nudge=2 is bitwise identical to torch,nudge=0, its nudge"):
+        judge(pairs([*nudged(1e-15, 0.0), run("scratch", 1e-15)]))
+
+    def judge_with(loss_shift: float, precision: str) -> None:
+        references = [run("torch", 0.01 * n, nudge=n, loss_shift=loss_shift * n, precision=precision) for n in range(3)]
+        judge(pairs([*references, run("scratch", 0.01, precision=precision)]))
+
+    for precision, rounding, more in (("float64", 1e-9, 1e-7), ("float32", 1e-4, 1e-2), ("bfloat16", 0.01, 0.3)):
+        judge_with(0.0, precision)  # what a training does after its first loss is its own
+        judge_with(rounding, precision)
+        with pytest.raises(BadInput, match=f"rounding does not explain that in {precision}: turn dropout off"):
+            judge_with(more, precision)
+
+
+@pytest.mark.parametrize(("value", "fault"), [(0.0, "the same all the time"), (torch.nan, "non-finite")])
+def test_outputs_that_training_does_not_change_are_no_measure(value: float, fault: str) -> None:
+    runs = [*nudged(1e-15, 2e-15), run("scratch", 1e-15)]
+    for trace in runs:
+        trace.probes = {step: torch.full((4, 3), value, dtype=torch.float64) for step in trace.probes}
+    with pytest.raises(BadInput, match=f"the outputs of torch,nudge=0 are {fault}, though its loss falls: probe what"):
+        judge(pairs(runs))
+
+
+@pytest.mark.parametrize("name", ["first weights", "batch 8"])
+def test_a_nudged_run_that_was_given_something_else_is_no_measure_and_a_candidate_is_told(name: str) -> None:
+    fault = "another batch at step 8" if name == "batch 8" else "other first weights"
+    _, moved, candidate = runs = [*nudged(1e-15), run("scratch", 1e-3)]
+    for trace in runs:
+        trace.fingerprints = {"batch 1": (9.0, 0.0, torch.inf, 1.0), name: (9.0, 10.0, 100.0, 1.0)}
+    moved.fingerprints[name] = (9.0, 10.05, 100.0, 1.01)  # as a nudge may
+    assert judge(pairs(runs))[0].first_mismatch == ""
+    others = (8.0, 10.0, 100.0, 1.0), (9.0, 12.0, 100.0, 1.0), (9.0, 10.0, 100.0, 2.0)
+    for other in others:
+        candidate.fingerprints[name] = other
+        assert judge(pairs(runs))[0].first_mismatch == fault
+    for other in others:
+        moved.fingerprints[name] = other
+        with pytest.raises(BadInput, match=f"torch,nudge=1 got {fault} than torch,nudge=0"):
+            judge(pairs(runs))
