@@ -11,12 +11,14 @@ from torch import Tensor, nn
 import xent
 from benchmarks.training import BATCH, MNIST
 from tests.helpers.right_losses import by_logsumexp, by_one_hot, by_powers_of_2, by_softplus
+from xent.losses.function import FunctionLoss
 from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
 from xent.recording import Recorder
 from xent.recording.trace import Trace
 from xent.training import models
 from xent.training.datasets import load
 from xent.training.loop import PROBE, Training, fit
+from xent.training.loss_in_float64 import LossInFloat64
 
 MODELS = {"mlp": (models.mlp, 128), "cnn": (models.cnn, 24), "resnet": (models.resnet, 4)}  # and their widths
 INSTRUCTIONS = "another instruction set"  # which a process has from its start; see benchmarks.verdict
@@ -122,7 +124,10 @@ def trained(settings: Settings) -> Trace:
         model.compile()
     parameters = model.parameters()
     optimizer = torch.optim.SGD(parameters, 0.2, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=setup.fused)
-    training = Training(model, setup.loss, optimizer, recorder, BATCH, seed, accumulate=setup.accumulate)
+    loss = setup.loss
+    if dtype == torch.float64 and not setup.compiled:  # as in train.py
+        loss = LossInFloat64(loss if isinstance(loss, nn.Module) else FunctionLoss(loss), recorder.trace.casts)
+    training = Training(model, loss, optimizer, recorder, BATCH, seed, accumulate=setup.accumulate)
     torch.set_num_threads(setup.threads)
     with torch.backends.mkldnn.flags(enabled=setup.onednn):
         for _ in fit(training, train, test, log_every=steps):

@@ -20,9 +20,9 @@ def in_short(judgement: Judgement) -> str:
     """Decades above the floor, and the verdict where it is not `same within rounding`."""
     if judgement.verdict is Verdict.IDENTICAL:
         return "identical"
-    drift = judgement.losses if judgement.verdict is Verdict.OTHER_VALUES else judgement.outputs
+    decades = judgement.losses.margin if judgement.verdict is Verdict.OTHER_VALUES else judgement.excess[0]
     word = {Verdict.SAME: "", Verdict.COARSER: " coarser"}.get(judgement.verdict, f" {judgement.verdict}")
-    return f"{drift.margin:+.2f}{word}"
+    return f"{decades:+.2f}{word}"
 
 
 def judged(name: str, dtype: torch.dtype) -> str:

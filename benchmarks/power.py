@@ -20,7 +20,11 @@ from xent.report.page import Rows, markdown_table
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
 
-ERRORS = {torch.float64: (1e-15, 1e-14, 1e-13, 1e-12, 1e-10), torch.float32: (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)}
+ERRORS: dict[torch.dtype, tuple[float, ...]] = {
+    torch.float64: (1e-15, 1e-14, 1e-13, 1e-12, 1e-10),
+    torch.float32: (1e-7, 1e-6, 1e-5, 1e-4, 1e-3),
+    torch.bfloat16: (1e-3, 1e-2, 1e-1),
+}
 SEEDS, STEPS = (1, 4), (16, 128)
 BEGIN = "<!-- python -m benchmarks.power page=docs/own-training.md -->"
 

@@ -501,6 +501,7 @@ def muon(recorder: Recorder, change: str) -> None:
         recorder.step(loss, lambda: model(x[:64]))
 
 
+LATE_KINDS, STEPS_OF_LATE = ("mlp", "cnn", "text"), 128
 LATE = (
     *("moments lost", "momentum off", "lr x 1.2", "lr x 0.8", "a batch skipped", "a batch twice", "half a batch"),
     *("decay off", "a layer frozen", "clipping off"),
@@ -511,7 +512,7 @@ def late_mistake(kind: str, recorder: Recorder, change: str) -> None:
     """Training by momentum, with a mistake from three quarters of the way on.
 
     Args:
-        kind: `mlp`, `cnn` or `text`.
+        kind: one of LATE_KINDS.
     """
     start, limit = recorder.steps * 3 // 4 + 1, 0.2
     if kind == "text":
@@ -561,6 +562,7 @@ OF_TEXT = (
     ("RMSNorm by a quotient", "scaled_dot_product_attention", "checkpointed"),
     ("RMSNorm eps x 1.001", "attention scale x 1.001", "mask sees one ahead", "GELU by tanh", "first target ignored"),
 )
+UNDER_AUTOCAST = ("text under autocast", "pictures")
 PROGRAMS: dict[str, Program] = {
     "names": usual(
         names,

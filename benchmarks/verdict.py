@@ -7,6 +7,8 @@ tables are written into a page, docs/verdict.md.
 - false alarms: correct runs that are called different. The reference itself, nudged; and the correct changes of
   benchmarks/changes.py. Over one seed and over three, every run in one comparison;
 - misses: the impostors, and gradients that are off by a factor 1 + error;
+- programs as others write them, each with correct changes and mistakes: as functions in float64, and as written;
+- mistakes that are made late, in float32 over one seed;
 - losses as others write them, right and wrong, in the precisions that they compute in.
 """
 
@@ -14,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from math import sqrt
 from multiprocessing import get_context
@@ -21,11 +24,16 @@ from pathlib import Path
 from statistics import NormalDist
 from unittest.mock import patch
 
+import torch
+
 from benchmarks.changes import CORRECT, GRADIENTS, IGNORED, IMPOSTORS, INSTRUCTIONS, MODELS, NOT_FOR, Settings, trained
 from benchmarks.measure import arguments, as_markdown, write_into
 from benchmarks.others_losses import in_short, others_losses
+from benchmarks.programs import LATE, LATE_KINDS, PROGRAMS, STEPS_OF_LATE, UNDER_AUTOCAST, late_mistake
+from benchmarks.programs import STEPS as STEPS_OF_PROGRAMS
 from xent.recording.trace import FILE, Trace, load, save
 from xent.report.page import Rows
+from xent.testing.same_training import judge_training
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
 
@@ -156,6 +164,53 @@ def misses(traces: list[Trace]) -> Rows:
     return rows
 
 
+def judged_program(name: str, change: str, precision: str) -> Verdict:
+    """The verdict on a change of a program: as a function in float64, or as written in float32 or under autocast."""
+    torch.set_num_threads(1)
+    train = PROGRAMS[name].train
+    settings, dtype = {"precision": precision}, torch.float64 if precision == "float64" else None
+    ours, theirs = (lambda recorder, name=name: train(recorder, name) for name in (change, ""))
+    return judge_training(ours, theirs, STEPS_OF_PROGRAMS, settings=settings, dtype=dtype).verdict
+
+
+def programs() -> Rows:
+    """A row for each precision: how many correct changes pass, how many mistakes are caught, and which are not."""
+    rows = [["precision", "correct: right", "wrong", "mistakes: caught", "missed", "which"]]
+    for precision in ("float64", "float32", "bfloat16"):
+        names = [
+            name for name in PROGRAMS if precision == "float64" or (name in UNDER_AUTOCAST) == (precision == "bfloat16")
+        ]
+        counts, failures = [], []
+        for kind, expected in (("correct", False), ("wrong", True)):
+            runs = [(name, change, precision) for name in names for change in getattr(PROGRAMS[name], kind)]
+            with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+                verdicts = list(pool.map(judged_program, *([run[i] for run in runs] for i in range(3))))
+            failed = [
+                f"{name}: {change}" for (name, change, _), v in zip(runs, verdicts) if (v in WRONG) is not expected
+            ]
+            counts += [str(len(runs) - len(failed)), str(len(failed))]
+            failures += failed
+        rows.append([precision, *counts, "; ".join(failures)])
+    return rows
+
+
+def judged_late(change: str, kind: str) -> str:
+    """The verdict on a late mistake, and how many times the floor the gap is at the end."""
+    torch.set_num_threads(1)
+    ours, theirs = (partial(late_mistake, kind, change=name) for name in (change, ""))
+    judgement = judge_training(ours, theirs, STEPS_OF_LATE, seeds=1, nudges=2)
+    gap, floor = (values[STEPS_OF_LATE] for values in (judgement.outputs.gap, judgement.outputs.floor))
+    return f"{judgement.verdict}, {gap / floor:.0e}"
+
+
+def late() -> Rows:
+    """A row for each late mistake: its verdict for each network."""
+    runs = list(product(LATE, LATE_KINDS))
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        cells = dict(zip(runs, pool.map(judged_late, *zip(*runs))))
+    return [["mistake", *LATE_KINDS], *([change, *(cells[change, kind] for kind in LATE_KINDS)] for change in LATE)]
+
+
 def tables(folder: Path, seeds: dict[str, int]) -> dict[str, Rows]:
     """Train so many seeds of every model into a folder, and judge; tables by their titles."""
     runs = [settings for model, count in seeds.items() for settings in all_settings(model, count)]
@@ -174,7 +229,9 @@ def main() -> None:
     models, seeds, kept, page = arguments(models=",".join(MODELS), seeds=str(max(SEEDS.values())), folder="", page="")
     with tempfile.TemporaryDirectory() as temporary:
         counts = {model: min(SEEDS[model], int(seeds)) for model in models.split(",")}
-        sections = tables(Path(kept or temporary), counts) | others_losses()
+        sections = tables(Path(kept or temporary), counts)
+    sections |= {"Programs as others write them": programs(), "Late mistakes, in float32 over one seed": late()}
+    sections |= others_losses()
     text = "\n".join(as_markdown(title, rows) for title, rows in sections.items())
     print(text)
     write_into(page, BEGIN, text)

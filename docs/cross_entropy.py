@@ -50,8 +50,9 @@ def gallery() -> str:
         errors = parity(z, target, value.detach(), gradient, reference)
         off_by = [f"{errors[f'train_parity/{quantity}_error']:.0e}" for quantity in ("loss", "gradient")]
         judgement = judge_learning(loss, reference, Task(10, ignored, ignore_index))
-        verdict = str(judgement.left_floor), f"{judgement.outputs.margin:+.1f}", judgement.verdict
-        rows.append([f"`{name}`", (mistake.__doc__ or "").strip().rstrip("."), *off_by, *verdict])
+        step = judgement.left_floor
+        above = (str(step), f"{judgement.excess[0]:+.1f}") if step else ("", "")
+        rows.append([f"`{name}`", (mistake.__doc__ or "").strip().rstrip("."), *off_by, *above, judgement.verdict])
     return markdown_table(rows)
 
 

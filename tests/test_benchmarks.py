@@ -14,7 +14,19 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from benchmarks import accuracy, exactness, loss, measure, others_losses, power, proof, published, training, verdict
+from benchmarks import (
+    accuracy,
+    exactness,
+    float64,
+    loss,
+    measure,
+    others_losses,
+    power,
+    proof,
+    published,
+    training,
+    verdict,
+)
 from benchmarks.cuda import PARTS, SECONDS
 from benchmarks.cuda import main as make_cuda
 from tests.helpers.commands import PROJECT, compare_py, train_py
@@ -57,6 +69,7 @@ def test_an_unknown_argument_is_refused(name: str, main: Callable[[str], str]) -
         main(f"{name} devise=cuda")
 
 
+@patch.multiple(float64, ROUNDS=1)
 @patch.multiple(loss, ROUNDS=1, SECONDS_A_TURN=0, LOSSES={"torch": loss.LOSSES["torch"]})
 @patch.multiple(exactness, cases=lambda *size: [case for case in all_cases(*size) if "100000 classes" not in case[0]])
 @patch.multiple(accuracy, TIMED=1, RECIPE=(*accuracy.RECIPE, *FAST_RUN), PARTS=[("optimizer.lr=0.2",)])
@@ -67,6 +80,7 @@ def test_an_unknown_argument_is_refused(name: str, main: Callable[[str], str]) -
     [
         ("loss shapes=8x10,16x10", r"8 x 10 .*16 x 10 "),
         ("training steps=1 rounds=1", r"mlp .* floor .* DataLoader .*cnn .* floor .* DataLoader "),
+        ("float64", r"mlp .* transformer "),
         ("exactness elements=100", r"of the 416 figures of scratch and fused"),
         ("accuracy seeds=2 parts=true", r"│ optimizer.lr=0.2 │ 4 .*PyTorch's example takes"),
         ("proof", r"a small one │ 4 "),
@@ -102,12 +116,24 @@ def test_verdict(tmp_path: Path) -> None:
     assert gradients[1][0] == "1 + 1e-10" and "different" in gradients[1][1]
 
 
+MUON = verdict.PROGRAMS["muon"]._replace(correct=("addmm",), wrong=("four iterations",))
+
+
+@patch.multiple(verdict, PROGRAMS={"muon": MUON}, STEPS_OF_PROGRAMS=8, LATE=("momentum off",), LATE_KINDS=("mlp",))
+def test_programs_as_others_write_them_and_late_mistakes() -> None:
+    assert verdict.programs()[1] == ["float64", "1", "0", "1", "0", ""]
+    (row,) = verdict.late()[1:]
+    assert row[0] == "momentum off" and re.match("different, [0-9.]+e", row[1])
+
+
 @patch.multiple(others_losses, EVERY=(torch.float64,))
-@patch.multiple(others_losses, RIGHT={"logsumexp": RIGHT["logsumexp"]}, WRONG={"in float16": WRONG["in float16"]})
+@patch.multiple(
+    others_losses, RIGHT={"logsumexp": RIGHT["logsumexp"]}, WRONG={"class 0 for padding": WRONG["class 0 for padding"]}
+)
 def test_losses_as_others_write_them() -> None:
     right, wrong = (table[1] for table in others_losses.others_losses().values())
     assert right[0] == "logsumexp" and "different" not in right[1]
-    assert wrong[0] == "in float16" and "different" in wrong[1]
+    assert wrong[0] == "class 0 for padding" and "different" in wrong[1]
 
 
 @pytest.mark.extra

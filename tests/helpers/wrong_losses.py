@@ -66,6 +66,7 @@ def mean_of_rows(logits: Tensor, target: Tensor) -> Tensor:
 SUM, WEIGHTED = nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(WEIGHT)
 THREE_PLACES = PROBABILITIES | {"places": (3,)}
 fine = partial(Case, dtypes=(float64, float32))  # where a mistake shows that is smaller than what bfloat16 rounds away
+as_written = partial(Case, dtypes=(float32,))  # the right function, in half types
 WRONG = {
     "probabilities clipped": fine(lambda z, t: nll_loss(z.softmax(1).clip(1e-7, 1 - 1e-7).log(), t), tested_in=float32),
     "parts of the classes, never rescaled": Case(lambda z, t: by_parts(z, t, rescaled=False)),
@@ -77,7 +78,7 @@ WRONG = {
     "gradient of the mean for a sum": Case(lambda z, t: Kernel.apply(z, SUM(z, t), gradient_of(z, t)), SUM),
     "deaf to the gradient from above": Case(deaf_to_what_comes_from_above, tested_in=float16),
     "value of overwritten logits": Case(value_of_overwritten_logits),
-    "in float16": fine(lambda z, t: cross_entropy(z.half(), t).to(z.dtype), tested_in=float32),
+    "in float16": as_written(lambda z, t: cross_entropy(z.half(), t).to(z.dtype), tested_in=float32),
     "logsumexp squared left on": fine(lambda z, t: cross_entropy(z, t) + 1e-4 * z.logsumexp(1).square().mean()),
     "soft cap left on": fine(lambda z, t: cross_entropy(30 * (z / 30).tanh(), t)),
     "dropout left on": fine(lambda z, t: cross_entropy(dropout(z, 0.001), t)),
@@ -96,6 +97,5 @@ WRONG = {
     "likeliest class": Case(lambda z, t: cross_entropy(z, t.argmax(1)), task=PROBABILITIES),
     "mean over the classes too": Case(lambda z, t: -(t * z.log_softmax(1)).mean(), task=PROBABILITIES),
     "softmax over places": Case(lambda z, t: -(t * z.log_softmax(-1)).sum(1).mean(), task=THREE_PLACES),
-    "float64 in float32": Case(lambda z, t: cross_entropy(z.float(), t), dtypes=(float64,)),
-    "in bfloat16": fine(lambda z, t: cross_entropy(z.bfloat16(), t)),
+    "in bfloat16": as_written(lambda z, t: cross_entropy(z.bfloat16(), t)),
 }

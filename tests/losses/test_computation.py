@@ -84,7 +84,8 @@ def test_every_impostor_is_different_where_its_mistake_shows_and_has_no_other(mi
     needs_ignored = mistake in MISTAKES_IN_IGNORING
     for ignored in (0.1, 0.0) if needs_ignored else (0.0,):
         verdict = judge_learning(Impostor(mistake), torch.nn.CrossEntropyLoss(), Task(10, ignored=ignored)).verdict
-        assert (verdict == "different") == (ignored > 0 or not needs_ignored)
+        is_another = mistake != "lower_precision" and (ignored > 0 or not needs_ignored)  # that is the same function
+        assert (verdict == "different") == is_another
     if not needs_ignored:
         logits, target = torch.randn(6, 4), torch.tensor([0, 1, 3, 3, 2, 1])
         expected = Impostor(mistake)(logits[target != 3], target[target != 3])

@@ -16,6 +16,7 @@ from xent.recording import BadInput, Recorder
 from xent.recording.fingerprint import may_be_equal
 from xent.recording.trace import Trace, load
 from xent.verdict.floor import bitwise_identical, output_gaps
+from xent.verdict.matching import first_mismatch
 
 FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
 ZEROS = torch.zeros(2).clone  # a probe
@@ -100,7 +101,7 @@ def test_all_tensors_of_a_batch_are_of_as_many_samples_and_reordered_together_al
     with refused("reorder.. got tensors of no samples"):
         recorder.reorder()
     with refused("reorder.. got a str: expected tensors, or lists"):
-        recorder.reorder({"x": ["a"]})
+        recorder.reorder({"x": "a"})
 
 
 def test_the_probe_is_taken_in_evaluation_mode_and_changes_nothing() -> None:
@@ -251,3 +252,64 @@ def test_two_processes_leave_the_trace_of_one_and_flat_shares_are_refused(tmp_pa
         torch.testing.assert_close(two.losses, one.losses, rtol=1e-13, atol=0)
         assert all(may_be_equal(two.fingerprints[name], sums) for name, sums in one.fingerprints.items())
         assert two.settings == one.settings
+
+
+def test_a_list_inside_a_batch_holds_a_sample_in_each_element() -> None:
+    pictures, target = [torch.full((3, 4 + i), float(i)) for i in range(3)], torch.arange(3)
+    recorder = Recorder(steps=1, nudge=1)
+    while (moved := recorder.reorder(pictures, {"boxes": [{"of": i} for i in range(3)], "target": target}))[0][0][
+        0, 0
+    ] == 0:
+        recorder.trace.settings["nudge"] += 1  # until the first sample is another
+    order = [int(picture[0, 0]) for picture in moved[0]]
+    assert sorted(order) == [0, 1, 2] and [picture.shape for picture in moved[0]] == [(3, 4 + i) for i in order]
+    assert moved[1]["boxes"] == [{"of": i} for i in order] and moved[1]["target"].tolist() == order
+    two_targets = recorder.reorder(target, (10 + target, 20 + target))
+    assert [part.tolist() for part in two_targets[1]] == [[10 + i for i in order], [20 + i for i in order]]
+    from_loader = recorder.reorder([torch.stack([target, target], 1), target])
+    assert isinstance(from_loader, list) and from_loader[0][:, 0].tolist() == from_loader[1].tolist() == order
+    with refused("reorder.. got tensors of 2 and 3 samples along dim 0"):
+        recorder.reorder(target, [torch.zeros(2), torch.zeros(2)])
+
+
+@pytest.mark.parametrize("kind", [float, int])
+def test_a_replaced_sample_is_named_by_step_and_place_in_whatever_order_and_precision(kind: type) -> None:
+    def given(change: bool, order: slice = slice(None), dtype: torch.dtype = torch.float64) -> Trace:
+        recorder = Recorder(steps=3)
+        for step in (1, 2, 3):
+            x, y = batch(step)
+            labels = torch.arange(6)
+            if change and step == 2:
+                x[4, 1] += 1e-3 if kind is float else 0
+                labels[4] += kind is int
+            recorder.reorder(x.to(dtype)[order], [{"box": box} for box in y[order]], labels[order])
+            recorder.step(0.0, ZEROS)
+        return recorder.trace
+
+    assert first_mismatch(given(change=True), given(change=False)) == "another sample 4 in the batch of step 2"
+    assert first_mismatch(given(change=False, dtype=torch.float32), given(change=False)) == ""
+    assert first_mismatch(given(change=False, order=[3, 1, 0, 2, 5, 4]), given(change=False)) == ""
+
+
+class Merging(nn.Linear):
+    """As loralib's layers, which merge weights for evaluation."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_probe_leaves_layers_that_do_more_than_set_a_flag_and_the_generator_as_they_were() -> None:
+    model = nn.Sequential(Merging(4, 2), Merging(2, 2))
+    model[1].eval()
+    recorder = Recorder(steps=1)
+    recorder.nudge(model)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    recorder.begin(lambda: torch.rand(2) + model[0].merged * model[1].merged)
+    assert [layer.merged for layer in model] == [False, True] == [not layer.training for layer in model]
+    assert recorder.trace.first_outputs.min() >= 1, "the probe saw merged layers"
+    assert torch.equal(torch.rand(3), expected)

@@ -17,12 +17,14 @@ def test_what_is_saved_is_what_is_loaded(dtype: torch.dtype, tmp_path: Path) -> 
     saved = Trace(SETTINGS | {"max_steps": None, "data.mean": [0.5]}, losses=torch.tensor([0.1, 0.2]), step=2)
     saved.probes = {step: torch.rand(4, 3, dtype=dtype) for step in (0, 1)}
     saved.tests, saved.fingerprints = {2: (0.25, 0.5)}, {"first weights": (1.0, 2.0, 3.0, 4.0)}
+    saved.casts, saved.samples = {"bfloat16"}, {2: torch.rand(5, 3, dtype=torch.float64)}
     save(saved, tmp_path)
     loaded = load(tmp_path)
-    for name in ("settings", "step", "tests", "fingerprints"):
+    for name in ("settings", "step", "tests", "fingerprints", "casts"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert torch.equal(loaded.losses, saved.losses.double()) and list(loaded.probes) == [0, 1]
     assert all(torch.equal(loaded.probes[step], outputs) for step, outputs in saved.probes.items())
+    assert [*loaded.samples] == [*saved.samples] and torch.equal(loaded.samples[2], saved.samples[2])
     assert (loaded.name, loaded.folder) == (tmp_path.name, tmp_path.resolve())
 
 
@@ -36,6 +38,9 @@ FOREIGN: dict[str, Any] = {
     "test_steps": np.array([], np.int64),
     "tests": np.empty((0, 2)),
     "fingerprints": "{}",
+    "sample_steps": np.array([], np.int64),
+    "samples": np.empty((0, 3)),
+    "casts": "[]",
 }
 FAULTS: dict[str, dict[str, Any]] = {
     "settings need integers as seed and nudge, and a precision": {"settings": json.dumps({"seed": 0, "nudge": 0})},
@@ -56,7 +61,7 @@ def test_a_trace_of_another_framework_is_read_and_what_is_no_trace_is_told(tmp_p
     with pytest.raises(BadInput, match=rf"{tmp_path} has no trace.npz: expected the folder of a run"):
         load(tmp_path)
     np.savez(tmp_path / "trace.npz", version=0)
-    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 6"):
+    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 7"):
         load(tmp_path)
     np.savez(tmp_path / "trace.npz", **FOREIGN)
     trace = load(tmp_path)

@@ -150,12 +150,14 @@ def test_remarks_are_printed_too_and_say_what_to_try(tmp_path: Path, capsys: pyt
         return summary_of(*nudged(floor, floor, **settings), run("scratch", shift, **settings))["remarks"]
 
     other_precision = ["scratch: a mistake, or coarse rounding? the same with precision=float32,float64 tells"]
-    assert remarks(1e-7, 1e-4, precision="float32") == remarks(1e-15, 1e-10) == other_precision
+    assert remarks(1e-7, 1e-4, precision="float32") == remarks(1e-15, 1e-7) == other_precision
     assert remarks(1e-7, 1e-4, precision="float32", loss_shift=1e-7) == other_precision
-    in_float32 = "scratch seems to compute in float32: judge it with precision=float64 loss_precision=float32"
-    assert remarks(1e-15, 1e-7) == [in_float32]
     assert remarks(1e-15, 1e-3) == [], "which rounding is not"
     assert remarks(1e-12, 1e-7, loss_precision="float32") == [], "it is judged so already"
+    with_casts = run("scratch", 1e-14)
+    with_casts.casts = {"float32", "bfloat16"}
+    seen_through = "scratch casts to bfloat16 and float32, which was seen through: it computed in float64 all the way"
+    assert summary_of(*FLOOR, with_casts)["remarks"] == [seen_through]
 
 
 def answer_of(*runs: Trace, by: str = "loss", reference: str | None = None) -> str:
@@ -197,8 +199,8 @@ def test_what_was_not_proved_is_not_known() -> None:
     advice = "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed"
     assert answer_of(run("torch"), SAME) == f"Not known: {advice}."
     runs = [*nudged(1e-14, steps=64), run("scratch", 1e-14, steps=64)]
-    for number, trace in enumerate(runs, start=1):  # each differs, after the first loss
+    for number, trace in enumerate(runs):  # each differs
         trace.losses = torch.full((64,), 3.0).double()
-        trace.losses[number] += 1e-3
-    advice = "no loss fell, which tells nothing, train longer or with another learning rate"
+        trace.probes = dict.fromkeys(trace.probes, trace.first_outputs * (1 + 1e-15 * number))
+    advice = "no outputs changed, which tells nothing, train longer or with another learning rate"
     assert answer_of(*runs) == f"Not known: {advice}."

@@ -1,11 +1,12 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from tests.helpers.runs import nudged, run
 from xent.recording.errors import BadInput
-from xent.recording.trace import Trace
+from xent.recording.trace import Trace, is_probe_step
 from xent.verdict.floor import loss_gaps, output_gaps
 from xent.verdict.judging import Judgement, Verdict, judge
 from xent.verdict.matching import pairs
@@ -147,8 +148,11 @@ def test_a_nudge_that_changes_nothing_or_the_first_loss_by_more_than_rounding_is
         judge(pairs([*nudged(1e-15, 0.0), run("scratch", 1e-15)]))
 
     def judge_with(loss_shift: float, precision: str) -> None:
-        references = [run("torch", 0.01 * n, nudge=n, loss_shift=loss_shift * n, precision=precision) for n in range(3)]
-        judge(pairs([*references, run("scratch", 0.01, precision=precision)]))
+        shift = 1e-12 if precision == "float64" else 0.01
+        references = [
+            run("torch", shift * n, nudge=n, loss_shift=loss_shift * n, precision=precision) for n in range(3)
+        ]
+        judge(pairs([*references, run("scratch", shift, precision=precision)]))
 
     for precision, rounding, more in (("float64", 1e-9, 1e-7), ("float32", 1e-4, 1e-2), ("bfloat16", 0.01, 0.3)):
         judge_with(0.0, precision)  # what a training does after its first loss is its own
@@ -182,3 +186,56 @@ def test_a_nudged_run_that_was_given_something_else_is_no_measure_and_a_candidat
         moved.fingerprints[name] = other
         with pytest.raises(BadInput, match=f"torch,nudge=1 got {fault} than torch,nudge=0"):
             judge(pairs(runs))
+
+
+def test_a_late_mistake_is_judged_by_the_spread_of_the_nudged_runs_at_each_late_probe() -> None:
+    def judged_late(
+        size: float, *steps: int, floor: tuple[float, float] = (1e-7, 1.2e-7), **settings: Any
+    ) -> Judgement:
+        candidate = run("scratch", shift=1e-7, steps=128, precision="float32", **settings)
+        for step in steps:
+            candidate.probes[step] *= 1 + size
+        return judged(*nudged(*floor, steps=128, precision="float32", **settings), candidate)
+
+    judgement = judged_late(1e-4, 112, 128)  # a thousand times the floor
+    assert (judgement.verdict, judgement.left_floor) == (Verdict.DIFFERENT, 112)
+    assert judgement.outputs.margin < judgement.limit, "which the margin alone would let pass"
+    assert judged_late(2e-6, 112).verdict is Verdict.SAME, "twenty times the floor"
+    assert judged_late(1e-4, 112, floor=(1e-8, 1e-5)).verdict is Verdict.SAME, "nudged runs are as far apart"
+    coarse = run("scratch", shift=1e-5, steps=128, precision="float32")
+    assert not judged(*nudged(1e-7, 1e-7, steps=128, precision="float32"), coarse).outputs.latest > 1, "but coarse"
+
+
+def test_quarters_between_powers_of_two_are_for_late_mistakes_alone() -> None:
+    assert [step for step in range(101) if is_probe_step(step, 100)] == [
+        *(0, 1, 2, 4, 8, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 100)
+    ]
+    outputs = judged(*nudged(1e-14, 1e-14, steps=100), run("scratch", shift=1e-14, steps=100)).outputs
+    assert [*outputs.above] == [*outputs.floor] == [1, 2, 4, 8, 16, 32, 64, 100]
+    assert [*outputs.late] == [16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 100]
+
+
+def test_in_float64_a_nudge_that_moves_the_first_outputs_by_more_than_rounding_is_no_measure() -> None:
+    message = r"the outputs of torch,nudge=1 are 1e-06 from those of torch,nudge=0 at step 1, .* leave reorder out"
+    with pytest.raises(BadInput, match=message):
+        judge(pairs([*nudged(1e-6, loss_shift=0.0), run("scratch", shift=1e-6)]))
+    first_loss_of_nothing = [*nudged(1e-14, 1e-14), run("scratch", shift=1e-14)]
+    for trace, first in zip(first_loss_of_nothing, (2.8e-17, -1e-17, 5e-17, 3e-17)):
+        trace.losses[0] = first
+    assert verdicts_of(*first_loss_of_nothing) == [Verdict.SAME], "a critic begins at 0 but for rounding"
+
+
+def test_what_must_change_is_the_outputs_and_not_the_loss() -> None:
+    def with_outputs(change: float) -> Verdict:
+        runs = [*nudged(1e-14, 1e-14, steps=32), run("scratch", shift=1e-14, steps=32)]
+        for trace in runs:
+            trace.losses = 3 - trace.losses  # which rise
+            trace.probes = {step: outputs * 0 + 3 + change * step for step, outputs in trace.probes.items()}
+            trace.probes = {
+                step: outputs * (1 + 1e-14 * trace.settings["nudge"]) for step, outputs in trace.probes.items()
+            }
+        return judged(*runs).verdict
+
+    assert with_outputs(1.0) is Verdict.SAME
+    assert with_outputs(1e-13) is Verdict.NOTHING_LEARNED, "a few hundred times the floor"
+    assert with_outputs(torch.nan) is Verdict.NOTHING_LEARNED

@@ -14,10 +14,12 @@ from xent.cli.schema import Precision
 from xent.losses.function import FunctionLoss
 from xent.recording import BadInput, Recorder
 from xent.recording.errors import in_one_line
+from xent.recording.float64 import all_in_float64
 from xent.recording.processes import rank, world_size
 from xent.recording.trace import FILE
 from xent.training.data import Split
 from xent.training.loop import Training
+from xent.training.loss_in_float64 import LossInFloat64
 from xent.training.microbatches import target_counts
 from xent.training.models import draw_weights
 from xent.training.validate_loss import in_working_type, trial_logits
@@ -47,6 +49,8 @@ def build(run: Run, train: Split) -> Training:
         (run.folder / FILE).unlink(missing_ok=True)  # an earlier trace, of fewer epochs
     recorder = Recorder(run.folder if rank() == 0 else None, steps=steps, settings=run.settings, nudge=config.nudge)
     recorder.nudge(model)
+    if judges_function(run):
+        loss = LossInFloat64(loss, recorder.trace.casts)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(run.device).to(memory_format=layout)
     try_optimizer(run)
@@ -72,8 +76,17 @@ def build_tried_loss(run: Run, classes: int) -> nn.Module:
     dtype = run.loss_dtype or (torch.bfloat16 if autocast else run.dtype)
     logits = trial_logits((min(run.config.batch_size, 4096), classes), dtype, run.device)
     target = torch.arange(len(logits), device=run.device) // 4 % classes  # half of the confident rows are wrong
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=autocast):
+    inside = all_in_float64() if judges_function(run) else torch.autocast(run.device.type, torch.bfloat16, autocast)
+    with inside:
         return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
+
+
+def judges_function(run: Run) -> bool:
+    """Whether a run's loss is to be judged as a function: in float64 all the way, with no rounding of its own.
+
+    A compiled loss is not: PyTorch does not compile inside `all_in_float64`.
+    """
+    return run.dtype is torch.float64 and run.loss_dtype is None and not run.config.compile
 
 
 def build_loss(config: dict[str, Any]) -> nn.Module:

@@ -29,9 +29,16 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
-    """Seed PyTorch's generators of the CPU and of a device, and restore their states afterwards."""
+def forked(device: torch.device | None) -> Iterator[None]:
+    """Restore PyTorch's generators of the CPU and of a device afterwards."""
     others = [device] if device and device.type != "cpu" else []
     with torch.random.fork_rng(others, device_type=others[0].type if others else "cuda"):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
+    """Seed PyTorch's generators of the CPU and of a device, and restore their states afterwards."""
+    with forked(device):
         torch.manual_seed(seed)
         yield

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xent.recording.device import widest_float
+from xent.recording.nudge import is_list_of_samples, parts_of, tensors_of
 from xent.recording.processes import sum_over_ranks
 
 # For numbers x in any order: their count, and the sums of x, of x squared and of cos(1.7 x). All normalised data
@@ -42,3 +44,52 @@ def may_be_equal(one: Fingerprint, other: Fingerprint) -> bool:
     (count, total, squares, cosines), (other_count, other_total, other_squares, other_cosines) = one, other
     sums_are_close = abs(total - other_total) <= 0.01 * sqrt(max(squares, other_squares))
     return count == other_count and sums_are_close and abs(cosines - other_cosines) <= 0.01 * sqrt(count)
+
+
+@torch.no_grad()
+def sample_marks(batch: Any, dim: int, samples: int) -> Tensor:
+    """Three numbers that tell each sample of a batch from others.
+
+    Args:
+        batch: as `Recorder.reorder` takes it; of a list of samples, each element may hold several tensors.
+        dim: the dimension of the samples in tensors.
+        samples: their number.
+
+    Returns:
+        float64 `[samples, 3]` on the CPU: a hash of the integers; a weighted sum of the floating point numbers, which
+        devices round differently; and the sum of their squares.
+    """
+    marks = torch.zeros(samples, 3, dtype=torch.float64)
+    for place, part in enumerate(parts_of(batch)):
+        if is_list_of_samples(part, dim, samples):
+            marks += torch.stack([_marks(tensors_of(element), place, 1)[0] for element in part])
+        else:
+            tensors = [tensor.movedim(dim, 0) for tensor in tensors_of(part)]
+            marks += _marks(tensors, place, samples)
+    return marks
+
+
+def _marks(tensors: list[Tensor], place: int, samples: int) -> Tensor:
+    """The marks `[samples, 3]` of tensors of samples, or of all tensors of one sample."""
+    marks = torch.zeros(samples, 3, dtype=torch.float64)
+    for number, tensor in enumerate(tensors, start=7 * place):
+        rows = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(samples, -1)
+        places = torch.arange(rows.shape[1], device=rows.device)
+        if rows.is_floating_point():
+            x = rows.to(widest_float(rows.device)).nan_to_num()
+            marks[:, 1] += (x * (1.7 * places + number).cos()).sum(1).cpu()
+            marks[:, 2] += x.square().sum(1).cpu()
+        else:
+            marks[:, 0] += ((rows.long() * (2 * (places + number) + 1)).sum(1) % 2**31).cpu()
+    return marks
+
+
+def other_sample(ours: Tensor, theirs: Tensor) -> int | None:
+    """The first sample that the other batch lacks, in any order, by their marks `[samples, 3]`; None if it has all.
+
+    Integers must be equal, floating point numbers to 1e-5 of their length.
+    """
+    integers = ours[:, None, 0] == theirs[None, :, 0]
+    near = (ours[:, None, 1] - theirs[None, :, 1]).abs() <= 1e-5 * theirs[None, :, 2].sqrt() + 1e-12
+    lacking = (~(integers & near).any(1)).nonzero()[:, 0].tolist()
+    return lacking[0] if lacking else None

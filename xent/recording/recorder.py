@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xent.recording.device import widest_float
+from xent.recording.device import accelerator, forked, widest_float
 from xent.recording.errors import BadInput
-from xent.recording.fingerprint import NONE, fingerprint
+from xent.recording.fingerprint import NONE, fingerprint, sample_marks
+from xent.recording.float64 import casts_seen_through, widen
 from xent.recording.nudge import batch_order, check_can_nudge, nudge_weights, reordered, samples_of, tensors_of
 from xent.recording.processes import rank, sum_over_ranks, whole, world_size
 from xent.recording.settings import machine_settings, precision_of, run_settings
 from xent.recording.streams import stream
-from xent.recording.trace import FILE, Trace, is_probe_step, save
+from xent.recording.trace import FILE, Trace, is_octave, is_probe_step, save
 
 Probe = Callable[[], Tensor]
+FIRST_BATCHES = (1, 2, 4, 8)  # the steps at which each sample of the batch is recorded
 
 
 class Recorder:
@@ -68,6 +70,8 @@ class Recorder:
         self._bits = stream("nudged weights", nudge)
         losses = torch.full((steps,), nan, dtype=torch.float64)
         self.trace = Trace(run_settings(settings or {}, nudge), losses)
+        if casts_seen_through() is not None:
+            self.trace.settings["precision"] = "float64"
 
     @property
     def steps(self) -> int:
@@ -101,6 +105,8 @@ class Recorder:
         if any(model is nudged for nudged in self._models):
             raise BadInput("nudge() got the same module twice: nudge each module once")
         check_can_nudge(model)
+        if casts_seen_through() is not None:
+            widen(model)
         self._fingerprint("first weights", (whole(parameter) for parameter in model.parameters()), split=False)
         if trace.settings["nudge"] > 0:
             nudge_weights(model, self._bits, precision_of(trace.settings))
@@ -110,23 +116,24 @@ class Recorder:
         """Put the samples of a batch in the order of the nudge, the same in all tensors. A nudge of 0 changes nothing.
 
         Args:
-            batch: tensors, or lists, tuples and dicts of them.
-            dim: the dimension of the samples.
+            batch: tensors, or lists, tuples and dicts of them. A list inside a batch holds a sample in each element.
+            dim: the dimension of the samples in tensors.
 
         Returns:
             the batch in the same form; a tuple for several arguments.
 
         Raises:
-            BadInput: the batch holds anything but tensors, or tensors of different numbers of samples.
+            BadInput: the batch holds anything but tensors, or parts of different numbers of samples.
         """
-        tensors = list(tensors_of(batch))
-        samples = samples_of(tensors, dim)
+        whole_batch = batch[0] if len(batch) == 1 else batch
+        samples = samples_of(whole_batch, dim)
         step, nudge = self.trace.step + 1, self.trace.settings["nudge"]
-        if is_probe_step(step, self.steps):
-            self._fingerprint(f"batch {step}", tensors, split=True)
-        if nudge > 0:
-            batch = reordered(batch, dim, batch_order(samples, nudge, step))
-        return batch if len(batch) > 1 else batch[0]
+        if is_octave(step, self.steps):
+            self._fingerprint(f"batch {step}", tensors_of(whole_batch), split=True)
+        if step in FIRST_BATCHES and world_size() == 1:
+            marks = sample_marks(whole_batch, dim, samples)
+            self.trace.samples[step] = torch.cat([self.trace.samples.get(step, marks[:0]), marks])
+        return reordered(whole_batch, dim, batch_order(samples, nudge, step)) if nudge > 0 else whole_batch
 
     def begin(self, probe: Probe) -> None:
         """Record the outputs before the first step, to show that runs begin alike. The verdict does not need them."""
@@ -138,7 +145,8 @@ class Recorder:
         Args:
             loss: the loss of the whole step, a scalar. The mean over the processes is recorded.
             probe: returns the outputs by which runs are compared, a tensor of any shape, from inputs that are the same
-                in every run. It is called at probe steps only, without gradients and in evaluation mode.
+                in every run. It is called at probe steps only, without gradients and in evaluation mode. PyTorch's
+                random number generators are put back after it.
 
         Raises:
             BadInput: there are more steps than `steps`, the loss is no scalar, or the probe returns no floating-point
@@ -177,6 +185,7 @@ class Recorder:
         trace = self.trace
         if trace.step < self.steps:
             raise BadInput(f"finish() after {trace.step} of {self.steps} steps: make them all, or give fewer")
+        trace.casts |= casts_seen_through() or set()
         device = trace.losses.device
         precision = str(trace.first_outputs.dtype).removeprefix("torch.") if rank() == 0 else ""
         known = {"precision": precision, "device": str(device)} | machine_settings(device)
@@ -188,7 +197,9 @@ class Recorder:
         """The record so far, to be saved with the states of model and optimizer."""
         trace = self.trace
         losses = trace.losses[: trace.step].clone()  # of a view, torch.save would save the whole storage
-        parts = {name: dict(getattr(trace, name)) for name in ("settings", "probes", "tests", "fingerprints")}
+        parts = {
+            name: dict(getattr(trace, name)) for name in ("settings", "probes", "tests", "fingerprints", "samples")
+        }
         return {"steps": self.steps, "losses": losses, **parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -206,7 +217,7 @@ class Recorder:
         trace.losses[: trace.step] = state["losses"]
         # the last step of a shorter run is no probe step of a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
-        trace.tests, trace.fingerprints = dict(state["tests"]), dict(state["fingerprints"])
+        trace.tests, trace.fingerprints, trace.samples = (dict(state[k]) for k in ("tests", "fingerprints", "samples"))
 
     def _fingerprint(self, name: str, tensors: Iterable[Tensor], split: bool) -> None:
         """Add these tensors to the fingerprint of this name."""
@@ -216,7 +227,7 @@ class Recorder:
     @torch.no_grad()
     def _record_probe(self, probe: Probe) -> None:
         trace = self.trace
-        with evaluating(*self._models):
+        with evaluating(*self._models), forked(accelerator()):
             outputs = probe()
         is_tensor = isinstance(outputs, Tensor)
         kind = f"{outputs.dtype} of shape {list(outputs.shape)}" if is_tensor else type(outputs).__name__
@@ -234,11 +245,12 @@ class Recorder:
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in evaluation mode, and each of their modules back in its own mode afterwards."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
+    modes = [(module, module.training) for model in models for module in model.modules()]  # parents first
     for model in models:
         model.eval()
     try:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:
+                module.train(training)  # which may do more than set a flag, as in loralib

@@ -19,8 +19,9 @@ from xent.recording.files import write_whole
 from xent.recording.fingerprint import Fingerprint
 from xent.recording.settings import precision_of
 
-VERSION = 6
+VERSION = 7
 FILE = "trace.npz"
+LATE = 16  # from this step on, more outputs are recorded
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Trace:
         probes: the outputs of the probe, by the number of steps made; all of one shape, on the CPU.
         tests: loss and accuracy on data that is not trained on, by the number of steps made.
         fingerprints: of the first weights and of some batches, by name; matched runs have them in common.
+        samples: what tells each sample of the first batches from others, see `sample_marks`, by the step.
+        casts: the types narrower than float64 to which `all_in_float64` let nothing be cast.
         folder: where the trace was loaded from.
         name: the name of the run among those it is compared with.
     """
@@ -45,6 +48,8 @@ class Trace:
     probes: dict[int, Tensor] = field(default_factory=dict)
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
+    samples: dict[int, Tensor] = field(default_factory=dict)
+    casts: set[str] = field(default_factory=set)
     folder: Path = Path()
     name: str = ""
 
@@ -55,10 +60,16 @@ class Trace:
 
 
 def is_probe_step(step: int, steps: int) -> bool:
-    """Whether outputs are recorded after this step: 0, 1, 2, 4, 8, ... and the last.
+    """Whether outputs are recorded after this step: 0, 1, 2, 4, 8, 16, 20, 24, 28, 32, 40, ... and the last.
 
-    Gaps between runs grow exponentially, which powers of two show.
+    Gaps between runs grow exponentially, which powers of two show. The quarters between them are for late mistakes.
     """
+    quarter = (1 << step.bit_length()) // 8
+    return is_octave(step, steps) or (step >= LATE and step % quarter == 0)
+
+
+def is_octave(step: int, steps: int) -> bool:
+    """Whether a probe step is 0, a power of two, or the last."""
     return step & (step - 1) == 0 or step == steps
 
 
@@ -97,6 +108,9 @@ def save(trace: Trace, folder: Path) -> None:
         "test_steps": np.array(list(trace.tests), dtype=np.int64),
         "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
         "fingerprints": json.dumps(trace.fingerprints),
+        "casts": json.dumps(sorted(trace.casts)),
+        "sample_steps": np.array([step for step, marks in trace.samples.items() for _ in marks], dtype=np.int64),
+        "samples": torch.cat([torch.zeros(0, 3, dtype=torch.float64), *trace.samples.values()]).numpy(),
     }
     content = BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
@@ -119,13 +133,16 @@ def load(folder: Path) -> Trace:
             trace = Trace(json.loads(str(arrays["settings"])), torch.from_numpy(arrays["losses"]))
             trace.probes = dict(zip(arrays["probe_steps"].tolist(), probes))
             trace.tests = dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist())))
-            fingerprints = json.loads(str(arrays["fingerprints"]))
+            fingerprints, casts = (json.loads(str(arrays[name])) for name in ("fingerprints", "casts"))
+            samples, sample_steps = (torch.from_numpy(arrays[name]) for name in ("samples", "sample_steps"))
+        trace.samples = {step: samples[sample_steps == step] for step in sample_steps.unique().tolist()}
         trace.fingerprints = {name: tuple(sums) for name, sums in fingerprints.items()}
+        trace.casts = {str(cast) for cast in casts}
         trace.step, trace.folder, trace.name = len(trace.losses), folder.resolve(), folder.resolve().name
         _check(trace, len(probes))
     except FileNotFoundError as error:
         raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError, IndexError) as error:
         raise BadInput(f"{file} cannot be read ({error}): train the run again") from error
     return trace
 

@@ -1,6 +1,6 @@
 """Why a proof failed, in a few aligned lines."""
 
-from math import inf, isclose, log, log10
+from math import isclose, log
 from typing import NamedTuple
 
 import torch
@@ -32,23 +32,20 @@ class Evidence(NamedTuple):
     expected_gradient: Tensor
 
 
-def explanation(
-    judgement: Judgement, advice: str, evidence: Evidence | None = None, dtype: torch.dtype = torch.float64
-) -> str:
+def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = None) -> str:
     """The message of a failed proof: how far above the floor, from which step on, and a likely cause.
 
     Args:
         judgement: one that is not the same.
         advice: what to try if nothing was proved.
         evidence: for a proof of two losses.
-        dtype: of the logits that these get.
     """
     step, mismatch = judgement.left_floor, judgement.first_mismatch
     if step is None:
         return f"nothing was proved: {judgement.verdict}\n  try {advice}"
     outputs, losses, pair = judgement.outputs, judgement.losses, judgement.pairs[0]
-    margin = (outputs if judgement.verdict is Verdict.DIFFERENT else losses).margin
-    rows = [("decades above the floor", f"{margin:.1f}, where {judgement.limit:.1f} are rounding")]
+    decades, limit = judgement.excess if judgement.verdict is Verdict.DIFFERENT else (losses.margin, judgement.limit)
+    rows = [("decades above the floor", f"{decades:.1f}, where {limit:.1f} are rounding")]
     rows += [("left the floor at step", f"{step}")]
     if evidence:
         errors = (evidence.gradient - evidence.expected_gradient).abs().nan_to_num(torch.inf)
@@ -59,8 +56,12 @@ def explanation(
         rows += _both(f"loss at step {step}", pair.candidate.losses[step - 1], pair.reference.losses[step - 1])
         rows += [("distance of the outputs there", f"{outputs.gap[step]:.1e}")]
         rows += [("of those of nudged references", f"{outputs.floor[step]:.1e}")]
+    if judgement.other_precision:
+        rows += [("precision", judgement.settings["precision"])]
+    if casts := sorted({cast for pair in judgement.pairs for cast in pair.candidate.casts}):
+        rows += [("casts seen through", ", ".join(casts))]
     width = max(len(name) for name, _ in rows)
-    hint = _hint(evidence, dtype) if evidence else ""
+    hint = _hint(evidence) if evidence else ""
     if mismatch:
         hint = f"it got {mismatch} than the reference: draw weights and batches from the seed"
     lines = [HEADLINES[judgement.verdict], *(f"{name:<{width}}  {value}" for name, value in rows), hint]
@@ -71,23 +72,14 @@ def _both(name: str, value: Tensor | float, expected: Tensor | float) -> list[tu
     return [(name, f"{value:.17g}"), ("expected", f"{expected:.17g}")]
 
 
-def _hint(evidence: Evidence, dtype: torch.dtype) -> str:
+def _hint(evidence: Evidence) -> str:
     """A likely cause, and what to try."""
     ours, theirs = evidence.gradient.double(), evidence.expected_gradient.double()
-    factor, error = (ours * theirs).sum() / theirs.square().sum(), (ours - theirs).norm() / theirs.norm()
+    factor = (ours * theirs).sum() / theirs.square().sum()
     if (ours - factor * theirs).norm() < 1e-3 * (ours - theirs).norm():
         batch, classes = theirs.shape[:2]
         causes = {1 / classes: "a mean over the classes too?", batch: "a sum in place of the mean?"}
         causes |= {1 / log(2): "a logarithm to base 2?", -1.0: "a sign?"}
         likely = [cause for value, cause in causes.items() if isclose(value, factor, rel_tol=1e-3)]
         return f"the gradient is {factor:.10g} times the reference's: {(*likely, 'a constant factor')[0]}"
-    lower = seeming_precision(float(error)) if dtype == torch.float64 else None
-    return f"it seems to compute in {str(lower)[6:]}: judge it with dtype={lower}" if lower else ""
-
-
-def seeming_precision(error: float) -> torch.dtype | None:
-    """The precision below float64 whose rounding is about as large as this relative error; None if none is."""
-    # Rounding in a type is about a quarter of its epsilon. Of the types less than a decade off, take the nearest.
-    lower = (torch.float32, torch.float16, torch.bfloat16)
-    off = {type: abs(log10(4 * error / torch.finfo(type).eps)) if 0 < error < inf else inf for type in lower}
-    return min(off, key=lambda type: off[type]) if min(off.values()) < 1 else None
+    return ""

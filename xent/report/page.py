@@ -14,7 +14,8 @@ nudged: every first weight moved by one unit in the last place, the samples of e
 apart are correct runs, by rounding alone.
 
 - decades above floor: powers of ten between gap and floor, the mean over seeds and steps, or over steps that stand out
-- limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches
+- limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches;
+  at a single late probe, three standard deviations of the nudged runs more
 - nudged runs reach: the most decades that one nudge of the reference is above the other nudges
 - left floor at step: the first at which the gap of a run that is not the same is above all of those
 - losses above floor: the same for the training losses in place of the outputs

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from xent.recording.trace import Trace
-from xent.report.explanation import seeming_precision
 from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
 from xent.verdict.matching import without
 
@@ -23,7 +22,7 @@ SHOWN = 3  # differing candidates that the answer names; the table has them all
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 WHY_UNKNOWN = {
     Verdict.NO_FLOOR: "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed",
-    Verdict.NOTHING_LEARNED: "no loss fell, which tells nothing, train longer or with another learning rate",
+    Verdict.NOTHING_LEARNED: "no outputs changed, which tells nothing, train longer or with another learning rate",
 }
 
 
@@ -84,12 +83,13 @@ def candidates_of(summary: Summary, reference: str) -> dict[str, Summary]:
 def figures(judgement: Judgement) -> Summary:
     """The numbers of a judgement, in the words of the report."""
     outputs, losses = judgement.outputs, judgement.losses
+    decades, limit = judgement.excess
     identical = judgement.verdict is Verdict.IDENTICAL  # a gap of 0 has no logarithm
     differences = [(pair.candidate.losses - pair.reference.losses).abs().max() for pair in judgement.pairs]
     return {
         "verdict": judgement.verdict,
-        "decades above floor": None if identical else outputs.margin,
-        "limit": judgement.allowed(outputs),
+        "decades above floor": None if identical else decades,
+        "limit": limit,
         "nudged runs reach": outputs.noise,
         "left floor at step": judgement.left_floor,
         "losses above floor": None if identical else losses.margin,
@@ -199,15 +199,15 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         times = float(f"{10**judgement.outputs.early:.2g}") if judgement.verdict is Verdict.COARSER else 1
         if times >= 2:
             remarks.append(f"{name} rounds about {times:,.0f} times as coarsely as the reference")
+        if casts := sorted({cast for pair in judgement.pairs for cast in pair.candidate.casts}):
+            remarks.append(
+                f"{name} casts to {_listed(casts)}, which was seen through: it computed in float64 all the way"
+            )
         if judgement.verdict is not Verdict.DIFFERENT or has_own_loss_precision(judgement.settings):
             continue
         if judgement.first_mismatch:
             remarks.append(f"{name} got {judgement.first_mismatch} than its reference: draw it from the seed")
-        at_first_step = next(iter(judgement.losses.gap.values()))
-        if by == "loss" and precisions == {"float64"} and seeming_precision(at_first_step) is torch.float32:
-            advice = "judge it with precision=float64 loss_precision=float32"
-            remarks.append(f"{name} seems to compute in float32: {advice}")
-        elif judgement.outputs.margin < LARGEST_ROUNDING and precisions in ({"float32"}, {"float64"}):
+        if judgement.outputs.margin < LARGEST_ROUNDING and precisions in ({"float32"}, {"float64"}):
             tells = "the same with precision=float32,float64 tells"
             remarks.append(f"{name}: a mistake, or coarse rounding? {tells}")
     return remarks

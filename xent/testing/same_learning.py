@@ -1,19 +1,24 @@
 """The proof of a loss of your own, on a synthetic task: `assert_same_learning(MyLoss())`."""
 
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from math import isclose, isfinite
 
 import torch
 from torch import Tensor, nn
 
-from xent.recording import BadInput, Recorder
+from xent.losses.function import FunctionLoss
+from xent.recording import BadInput, Recorder, all_in_float64
 from xent.recording.errors import in_one_line
+from xent.recording.float64 import LookingOn
 from xent.report.explanation import Evidence, explanation
-from xent.testing.same_training import SAME, judge_training, seeds_and_nudges
+from xent.testing.same_training import SAME, computed_in, half_types, judge_training, seeds_and_nudges
 from xent.training.data import batches
 from xent.training.diagnostics import value_and_gradient
 from xent.training.loop import Training, fit
+from xent.training.loss_in_float64 import LossInFloat64
 from xent.training.task import STEPS, Task
 from xent.training.validate_loss import Loss, in_working_type, trial_logits, validate_loss
 from xent.verdict.judging import Judgement
@@ -34,23 +39,28 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
 ) -> None:
     """Assert that training with `loss` behaves as training with `reference`, down to rounding.
 
-    Trains a small network in float64 on a synthetic task, 256 steps with each loss. Then it trains four more times with
-    the reference, nudged: from weights moved by one ULP, with batches in another order. That is the floor. With another
-    `dtype` than float64, it does all this from four seeds, with two nudges. To prove arguments of a loss, give them to
-    both losses:
+    Trains a small network in float64 on a synthetic task, 256 steps with each loss, inside
+    `xent.recording.all_in_float64`: casts inside a loss are seen through. Then it trains four more times with the
+    reference, nudged: from weights moved by one ULP, with batches in another order. That is the floor. To prove
+    arguments of a loss, give them to both losses:
 
     >>> weight = torch.tensor([1.0, 2.0, 0.5])
     >>> losses = xent.CrossEntropyLossFromScratch, nn.CrossEntropyLoss
     >>> ours, theirs = (loss(weight, label_smoothing=0.1) for loss in losses)
     >>> assert_same_learning(ours, theirs, classes=3, ignored=0.2)
 
+    A loss that casts to float32, where the reference does not, is judged a second time as it is written, on float32
+    logits, from four seeds with two nudges. One that casts to a half type is the same function at best: it fails unless
+    `dtype` names that type.
+
     Args:
         loss: `(logits [batch, classes], class indices [batch]) -> scalar`, a module or a function.
         reference: the loss to compare it with; defaults to `torch.nn.CrossEntropyLoss()`.
         classes: the number of classes of the task, at least 2.
         ignored: the fraction of the targets, from 0 to below 1, that is `reference.ignore_index`.
-        dtype: of the logits that both losses get. Judge a kernel that computes in float32 with torch.float32: a nudge
-            then moves the logits by one ULP of that type at every step, so that the floor is what its rounding may do.
+        dtype: of the logits that both losses get. Another than float64 judges both as they are written, from four seeds
+            with two nudges, which move the logits by one ULP of that type at every step: so the floor is what rounding
+            in it may do. A kernel that PyTorch cannot see into (Triton, NumPy) needs the type that it computes in.
         device: where network and losses are.
         probabilities: whether targets are distributions `[batch, classes, *places]`.
         places: logits are `[batch, classes, *places]` and class indices `[batch, *places]`.
@@ -71,31 +81,51 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     task = Task(classes, ignored, ignore_index, places, probabilities, device, dtype)
+    _assert_same(loss, reference, task)
+    _check_large_logits(loss, reference, task)
+    if dtype == torch.float64:
+        ours, theirs = (_looked_at(one, task)[0] for one in (loss, reference))
+        if half := half_types(ours, theirs):
+            coarsest = max(half, key=lambda dtype: torch.finfo(dtype).eps)
+            raise AssertionError(f"{computed_in(half)}\n  if that is meant, judge it with dtype={coarsest}")
+        if ours - theirs:
+            note = "it casts to float32, so it was judged as written too, on float32 logits"
+            _assert_same(loss, reference, replace(task, dtype=torch.float32), note)
+
+
+def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> None:
+    """Assert that both losses train the same on a task.
+
+    Args:
+        note: the last line of the message, if they do not.
+
+    Raises:
+        AssertionError: they do not; the message says why.
+    """
+    __tracebackhide__ = True
+    judgement = judge_learning(loss, reference, task)
+    if judgement.verdict in SAME:
+        return
     losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
-    judgement = _judged(*losses, task)
-    if judgement.verdict not in SAME:
-        evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
-        advice = "fewer classes, fewer ignored targets, or weights that are closer to each other"
-        raise AssertionError(explanation(judgement, advice, evidence, dtype))
-    _check_large_logits(*losses, task)
+    evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
+    advice = "fewer classes, fewer ignored targets, or weights that are closer to each other"
+    if not _looked_at(loss, task)[1]:
+        note = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"
+    raise AssertionError("\n  ".join(filter(None, [explanation(judgement, advice, evidence), note])))
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
-    """Judge training with `loss` on a task against training with the reference.
+    """Judge training with `loss` on a task against training with the reference, on one thread.
 
     Raises:
         BadInput: one of the losses cannot be trained with.
     """
-    return _judged(_prepared(loss, task, "the loss"), _prepared(reference, task, "the reference"), task)
-
-
-def _judged(loss: Loss, reference: Loss, task: Task) -> Judgement:
-    """The judgement of two losses that were prepared, trained on one thread."""
+    losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on so small a network, threads only wait for each other, and long on a busy machine
     try:
-        lr = _learning_rate(reference, task)
-        ours, theirs = (partial(_train, trained, task, lr) for trained in (loss, reference))
+        lr = _learning_rate(losses[1], task)
+        ours, theirs = (partial(_train, trained, task, lr) for trained in losses)
         settings = {"precision": "float64", "loss_precision": str(task.dtype).removeprefix("torch.")}
         return judge_training(ours, theirs, STEPS, *seeds_and_nudges(task.dtype), settings)
     finally:
@@ -109,10 +139,42 @@ def _prepared(loss: Loss, task: Task, name: str) -> Loss:
         BadInput: it cannot be trained with.
     """
     loss, (logits, target) = _copy(loss), _trial(task)
-    if isinstance(loss, nn.Module):
-        return in_working_type(loss.to(task.device), task.dtype, logits, target, name)
-    validate_loss(loss, logits, target, name)
-    return loss
+    with _inside(task):
+        if isinstance(loss, nn.Module):
+            return in_working_type(loss.to(task.device), task.dtype, logits, target, name)
+        validate_loss(loss, logits, target, name)
+        return loss
+
+
+def _inside(task: Task) -> AbstractContextManager[object]:
+    """`all_in_float64` if the task's logits are in float64, else no context."""
+    return all_in_float64() if task.dtype == torch.float64 else nullcontext()
+
+
+def _as_judged(loss: Loss, task: Task, casts: set[str]) -> Loss:
+    """The loss as it is judged on a task; in float64 it casts to no narrower type."""
+    if task.dtype != torch.float64:
+        return loss
+    return LossInFloat64(loss if isinstance(loss, nn.Module) else FunctionLoss(loss), casts)
+
+
+def _looked_at(loss: Loss, task: Task) -> tuple[set[torch.dtype], bool]:
+    """Look at a loss as it is written, on logits in float64 and in float32.
+
+    Returns:
+        the types narrower than the logits in which it computes; and whether PyTorch computes it.
+    """
+    types, is_seen = set[torch.dtype](), True
+    for dtype in (torch.float64, torch.float32):
+        logits, target = _trial(replace(task, dtype=dtype))
+        copy = _copy(loss)
+        typed = copy.to(task.device, dtype) if isinstance(copy, nn.Module) else copy
+        with LookingOn(logits.requires_grad_()) as looking, suppress(Exception):  # it may take one of the types alone
+            value = typed(logits, target)
+            is_seen = looking.follows(value)
+            value.backward()
+        types |= {one for one in looking.narrower if torch.finfo(one).eps > torch.finfo(dtype).eps}
+    return types, is_seen
 
 
 def _trial(task: Task, sure: float = 30.0) -> tuple[Tensor, Tensor]:
@@ -143,7 +205,9 @@ def _check_large_logits(loss: Loss, reference: Loss, task: Task) -> None:
     """
     __tracebackhide__ = True
     logits, target = _trial(task, sure=1000)
-    ours, theirs = (f(logits.clone(), target.clone()).item() for f in (loss, reference))
+    with _inside(task):
+        losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
+        ours, theirs = (f(logits.clone(), target.clone()).item() for f in losses)
     if isfinite(theirs) and not isclose(ours, theirs, rel_tol=0.1):
         advice = "subtract the largest logit of a row before exp, which overflows, and clamp nothing"
         raise AssertionError(f"the loss of logits of 1000 is {ours:.4g}, expected {theirs:.4g}\n  {advice}")
@@ -151,7 +215,7 @@ def _check_large_logits(loss: Loss, reference: Loss, task: Task) -> None:
 
 def _learning_rate(reference: Loss, task: Task) -> float:
     """The learning rate of both losses: STEP_LENGTH over the reference's mean gradient norm at the first weights."""
-    network, loss = task.network(), _copy(reference)
+    network, loss = task.network(), _as_judged(_copy(reference), task, set())
     norms: list[float] = []
     for images, target in batches(task.splits[0], task.batch_size, seed=0, steps=16):
         gradients = torch.autograd.grad(loss(network(images).to(task.dtype), target), list(network.parameters()))
@@ -161,7 +225,7 @@ def _learning_rate(reference: Loss, task: Task) -> float:
 
 def _train(loss: Loss, task: Task, lr: float, recorder: Recorder, last: int = STEPS) -> None:
     """Train with a loss on a task up to the step `last`, and record it."""
-    loss, network = _copy(loss), task.network(recorder.seed)
+    loss, network = _as_judged(_copy(loss), task, recorder.trace.casts), task.network(recorder.seed)
     recorder.nudge(network)
     parameters = [*network.parameters(), *(loss.parameters() if isinstance(loss, nn.Module) else ())]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)

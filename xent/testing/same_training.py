@@ -1,6 +1,7 @@
 """The proof of a training of your own, with its own loop: `assert_same_training(train, reference)`."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -9,14 +10,16 @@ import torch
 
 from xent.recording import BadInput, Recorder
 from xent.recording.device import accelerator, seeded
+from xent.recording.float64 import LookingOn, all_in_float64
 from xent.recording.trace import Trace
 from xent.report.explanation import explanation
 from xent.verdict.floor import bitwise_identical
-from xent.verdict.judging import Judgement, Verdict, judge
+from xent.verdict.judging import Judgement, Verdict, judge, together
 from xent.verdict.matching import Pair, check_same_probes
 
 Train = Callable[..., None]  # (recorder) or (recorder, dtype)
 Settings = Mapping[str, Any] | None
+Dtype = torch.dtype | None
 
 SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 
@@ -26,7 +29,7 @@ def assert_same_training(
     reference: Train,
     *,
     steps: int = 200,
-    dtype: torch.dtype = torch.float64,
+    dtype: Dtype | tuple[Dtype, Dtype] = torch.float64,
     seeds: int | None = None,
     nudges: int | None = None,
     settings: Settings = None,
@@ -34,32 +37,46 @@ def assert_same_training(
     """Assert that `train` and `reference` train the same, down to rounding.
 
     Both are functions `(recorder) -> None` that train and record it, as in xent.recording.Recorder; they need not call
-    `finish`. A function with a parameter `dtype` gets it: in float64 the smallest mistake shows.
+    `finish`.
 
-    >>> def train(recorder, dtype, attention=mine):
-    ...     model = Model(attention).to(dtype)
+    >>> def train(recorder, attention=mine):
+    ...     model = Model(attention)
     ...     recorder.nudge(model)
     ...     for _ in range(recorder.steps): ...
     >>> assert_same_training(train, partial(train, attention=theirs), steps=200)
+
+    Both run inside `xent.recording.all_in_float64`, where the smallest mistake shows, whatever types they were written
+    for. It proves that they are the same function; whether their rounding is, another `dtype` tells.
 
     PyTorch's random number generators are set to `recorder.seed` before each training, so that both draw the same
     weights and batches from them. The reference is trained again for each nudge.
 
     Args:
         steps: the number of steps of each training, `recorder.steps`.
-        dtype: for the functions that take one.
+        dtype: another type than float64, or None, runs both as they are written. A function with a parameter `dtype`
+            gets it, but for None. `(torch.float64, None)` judges both ways together: a training that rounds more
+            coarsely than the reference then passes, unless it computes in a half type where the reference does not.
         seeds: how many; both are trained for each. Defaults to 1, or to 4 if outputs are not in float64.
         nudges: how many for each seed. Defaults to 4, or to 2 if outputs are not in float64.
         settings: of the recorders, such as {"precision": "bfloat16"} under autocast.
 
     Raises:
-        BadInput: the trainings cannot be compared, or a seed or a nudge has no effect, or a nudge too large a one.
+        BadInput: the trainings cannot be compared, a seed or a nudge has no effect, or a nudge too large a one, or an
+            operation has no float64.
         AssertionError: they differ, or nothing was proved; the message says why, and what to try.
     """
     __tracebackhide__ = True  # for pytest, which shows the call instead
-    judgement = judge_training(_with_dtype(train, dtype), _with_dtype(reference, dtype), steps, seeds, nudges, settings)
-    if judgement.verdict not in SAME:
-        raise AssertionError(explanation(judgement, "more steps, or another learning rate"))
+    dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
+    if len(dtypes) != 1 and (len(set(dtypes)) != 2 or torch.float64 not in dtypes):
+        raise BadInput(f"dtype={dtype}: expected one type, or torch.float64 and another type or None")
+    judgements = [judge_training(train, reference, steps, seeds, nudges, settings, one) for one in dtypes]
+    for judgement, one in zip(together(judgements), dtypes):
+        if judgement.verdict not in SAME:
+            raise AssertionError(explanation(judgement, "more steps, or another learning rate"))
+        if judgement.verdict is Verdict.COARSER:
+            narrower = [_narrower_types(function, steps, settings, one) for function in (train, reference)]
+            if half := half_types(*narrower):
+                raise AssertionError(computed_in(half))
 
 
 def judge_training(
@@ -69,11 +86,12 @@ def judge_training(
     seeds: int | None = None,
     nudges: int | None = None,
     settings: Settings = None,
+    dtype: Dtype = None,
 ) -> Judgement:
     """Judge a training against the reference, both functions `(recorder) -> None`.
 
     Args:
-        train, reference, steps, seeds, nudges, settings: see `assert_same_training`.
+        train, reference, steps, seeds, nudges, settings, dtype: see `assert_same_training`.
 
     Raises:
         BadInput: the trainings cannot be compared.
@@ -82,11 +100,12 @@ def judge_training(
         raise BadInput(f"seeds={seeds}, nudges={nudges}: expected 1 or more of each")
 
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
-        recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
-        recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-        with seeded(seed, accelerator()):
-            train(recorder)
-        recorder.finish()
+        with all_in_float64() if dtype == torch.float64 else nullcontext():
+            recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
+            recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
+            with seeded(seed, accelerator()):
+                _with_dtype(train, dtype)(recorder)
+            recorder.finish()
         return recorder.trace
 
     first = trained(reference, "the reference", seed=0)
@@ -113,8 +132,27 @@ def seeds_and_nudges(dtype: torch.dtype) -> tuple[int, int]:
     return (1, 4) if dtype == torch.float64 else (4, 2)
 
 
-def _with_dtype(train: Train, dtype: torch.dtype) -> Train:
+def half_types(ours: set[torch.dtype], theirs: set[torch.dtype]) -> set[torch.dtype]:
+    """The types narrower than float32 that are in one set alone."""
+    return {dtype for dtype in ours - theirs if dtype.itemsize < 4}
+
+
+def computed_in(types: set[torch.dtype]) -> str:
+    """The message on the same function in another type."""
+    names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+    return f"the same function, computed in {names}"
+
+
+def _narrower_types(train: Train, steps: int, settings: Settings, dtype: Dtype) -> set[torch.dtype]:
+    """The types narrower than what they are computed from, in a training as it is written."""
+    recorder = Recorder(steps=steps, settings=settings)
+    with LookingOn() as looking, seeded(recorder.seed, accelerator()):
+        _with_dtype(train, dtype)(recorder)
+    return looking.narrower
+
+
+def _with_dtype(train: Train, dtype: Dtype) -> Train:
     """Bind `dtype` if the function takes one; it then takes the recorder alone. One bound by `partial` stays."""
-    if isinstance(train, partial) and "dtype" in train.keywords:
-        return train
-    return (lambda recorder: train(recorder, dtype=dtype)) if "dtype" in signature(train).parameters else train
+    is_bound = isinstance(train, partial) and "dtype" in train.keywords
+    takes_one = dtype is not None and not is_bound and "dtype" in signature(train).parameters
+    return partial(train, dtype=dtype) if takes_one else train

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from xent.recording.errors import BadInput
 from xent.recording.settings import precision_of
-from xent.recording.trace import Trace, learned
+from xent.recording.trace import LATE, Trace, is_octave, learned
 from xent.verdict.matching import Pair, first_mismatch, without
 
 # The largest relative change of the first loss that a nudge may make: no step has amplified it yet.
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 EARLY = (1, 2, 4)  # the probe steps at which rounding is not yet amplified, even in float32
+
+# Of the gaps of nudged runs at one late probe, in decades: what they spread by in benchmarks.verdict, and how many
+# measurements that is worth beside those at hand, which two nudges alone would make a guess.
+USUAL_SPREAD, ITS_WEIGHT = 0.25, 4
 
 Gaps = dict[int, float]  # by probe step
 Decades = NDArray[np.float64]
@@ -36,6 +40,9 @@ class Drift:
         noise_above: at each probe step, the most decades that a nudge of the reference is above the other nudges.
         margin: decades above the floor, over runs and probe steps; NaN without a floor.
         noise: the largest margin of a nudge of the reference, judged against the other nudges.
+        late: at each late probe step, the decades between gap and floor, less those of the early ones, which are coarse
+            rounding.
+        spread: the standard deviation, in decades, of one late probe of a candidate that only rounds.
     """
 
     gap: Gaps
@@ -45,6 +52,13 @@ class Drift:
     noise_above: Gaps
     margin: float
     noise: float
+    late: Gaps
+    spread: float
+
+    @property
+    def latest(self) -> float:
+        """The largest of `late`."""
+        return max(self.late.values(), default=0.0)
 
     @property
     def early(self) -> float:
@@ -68,8 +82,8 @@ def bitwise_identical(a: Trace, b: Trace) -> bool:
 
 
 def loss_gaps(candidate: Trace, reference: Trace) -> Gaps:
-    """The relative distance of the training losses between one probe step and the next, by the latter step."""
-    ends = [step for step in reference.probes if step > 0]
+    """The relative distance of the training losses between one power of two and the next, by the latter step."""
+    ends = [step for step in reference.probes if step > 0 and is_octave(step, reference.step)]
     spans = [slice(start, end) for start, end in zip([0, *ends], ends)]
     return {span.stop: _distance(candidate.losses[span], reference.losses[span]) for span in spans}
 
@@ -88,34 +102,54 @@ def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps], dtype: torch.
         dtype: the precision in which the outputs, or the losses, are computed.
     """
     all_gaps = [gaps(pair.candidate, pair.reference) for pair in pairs]
-    steps = [step for step in all_gaps[0] if step > 0]
-    epsilon = torch.finfo(dtype).eps
+    all_steps = [step for step in all_gaps[0] if step > 0]
+    octave = np.array([is_octave(step, all_steps[-1]) for step in all_steps])
+    steps, epsilon = np.array(all_steps)[octave].tolist(), torch.finfo(dtype).eps
 
     def decades(gaps: Gaps) -> Decades:
         # A gap of zero has no logarithm, and a non-finite gap spoils the mean. So gaps are clipped: to a tenth of the
         # precision from below, to its inverse from above.
-        finite: Decades = np.nan_to_num([gaps[step] for step in steps], nan=np.inf)
+        finite: Decades = np.nan_to_num([gaps[step] for step in all_steps], nan=np.inf)
         return np.log10(finite.clip(epsilon / 10, 1 / epsilon))
 
     def by_step(values: Decades) -> Gaps:
         return dict(zip(steps, values.tolist()))
 
-    drifts = np.array([decades(gaps) for gaps in all_gaps])  # [runs, steps]
+    all_drifts = np.array([decades(gaps) for gaps in all_gaps])  # [runs, all steps]
+    drifts = all_drifts[:, octave]
     mean = {0: float(np.mean([gaps.get(0, np.nan) for gaps in all_gaps]))} | by_step(10 ** drifts.mean(0))
-    gap = {step: mean[step] * any(gaps[step] != 0 for gaps in all_gaps) for step in all_gaps[0]}
+    gap = {step: mean[step] * any(gaps[step] != 0 for gaps in all_gaps) for step in mean if step in all_gaps[0]}
     by_seed = {without(pair.unnudged, "nudge"): pair for pair in pairs}
     nudges = min(len(pair.nudged) for pair in by_seed.values())
     if not nudges:
-        return Drift(gap, {}, {}, {}, {}, nan, nan)
-    nulls = np.array([[decades(gaps(n, pair.unnudged)) for n in pair.nudged[:nudges]] for pair in by_seed.values()])
-    floors = dict(zip(by_seed, nulls.mean(axis=1)))  # of [seeds, nudges, steps]
-    above = drifts - np.array([floors[without(pair.unnudged, "nudge")] for pair in pairs])
-    noise = _against_the_others(nulls)  # [seeds, nudges, steps]
+        return Drift(gap, {}, {}, {}, {}, nan, nan, {}, nan)
+    all_nulls = np.array([[decades(gaps(n, pair.unnudged)) for n in pair.nudged[:nudges]] for pair in by_seed.values()])
+    nulls = all_nulls[..., octave]  # [seeds, nudges, steps]
+    floors = dict(zip(by_seed, all_nulls.mean(axis=1)))
+    all_above = all_drifts - np.array([floors[without(pair.unnudged, "nudge")] for pair in pairs])
+    above, noise = all_above[:, octave], _against_the_others(nulls)
     floor_range = dict(zip(steps, (10 ** np.quantile(nulls, [0, 1], axis=(0, 1))).T.tolist()))
     above_by_step, noise_by_step = by_step(above.mean(axis=0)), by_step(noise.mean(axis=0).max(axis=0))
     reach = max(_margin(noise[:, nudge]) for nudge in range(nudges))
     floor = by_step(10 ** nulls.mean(axis=(0, 1)))
-    return Drift(gap, floor, floor_range, above_by_step, noise_by_step, _margin(above), reach)
+    late = [i for i, step in enumerate(all_steps) if step >= LATE and gaps is output_gaps]  # losses are noisier
+    coarseness = max(0.0, float(np.mean([above_by_step[step] for step in steps if step in EARLY])))
+    late_above = dict(zip([all_steps[i] for i in late], (all_above[:, late].mean(axis=0) - coarseness).tolist()))
+    spread = _spread(all_nulls[..., late])
+    return Drift(gap, floor, floor_range, above_by_step, noise_by_step, _margin(above), reach, late_above, spread)
+
+
+def _spread(nulls: Decades) -> float:
+    """The standard deviation of a candidate's decades above the floor at one late probe, if it only rounds.
+
+    Args:
+        nulls: the gaps of nudged runs in decades, `[seeds, nudges, late steps]`.
+    """
+    seeds, nudges, _ = nulls.shape
+    known = seeds * (nudges - 1)  # the late probes of one run are apart together
+    measured = nulls.var(axis=1, ddof=1).mean() if known and nulls.size else 0.0
+    variance = (ITS_WEIGHT * USUAL_SPREAD**2 + known * measured) / (ITS_WEIGHT + known)
+    return float(np.sqrt(variance * (1 + 1 / nudges) / seeds))
 
 
 def _margin(above: Decades) -> float:
@@ -162,11 +196,33 @@ def check_measure(pair: Pair) -> None:
             fault = f"{nudged.name} is bitwise identical to {plain.name}, its nudge changed nothing"
             raise BadInput(f"{fault}: call nudge(model) before the first step, and train on what reorder() returns")
         first, other = (float(trace.losses[0]) for trace in (plain, nudged))
-        if abs(other - first) > limit * abs(first):
+        largest = float(plain.losses.nan_to_num(0, 0, 0).abs().max())  # a first loss may be 0 but for rounding
+        rounding = f"rounding does not explain that in {str(dtype).removeprefix('torch.')}"
+        if abs(other - first) > limit * largest:
             fault = f"the first loss of {nudged.name} is {other:.9g}, that of {plain.name} {first:.9g}"
-            rounding = f"rounding does not explain that in {str(dtype).removeprefix('torch.')}"
             advice = "turn dropout off, seed every random draw, reorder inputs and targets alike"
             raise BadInput(f"{fault}, and {rounding}: {advice}, and give a lower precision as a setting")
+        early = {step: gap for step, gap in output_gaps(nudged, plain).items() if step in EARLY}
+        apart = [step for step, gap in early.items() if gap > limit]
+        if apart and dtype == torch.float64:
+            fault = (
+                f"the outputs of {nudged.name} are {early[apart[0]]:.0e} from those of {plain.name} at step {apart[0]}"
+            )
+            advice = "leave reorder out, where a training carries state from one batch to the next"
+            raise BadInput(f"{fault}, and {rounding}: {advice}; turn dropout off, seed every random draw")
+
+
+def moved(trace: Trace, pair: Pair) -> bool:
+    """Whether the outputs of a run are finite, and changed from its first probe to its last by far more than rounding.
+
+    The floor of the first probe tells rounding: later ones grow with the training's own chaos. A loss need not fall:
+    rewards rise, and the losses of a GAN hover.
+    """
+    (step, first), *_, (_, last) = [*trace.probes.items(), *trace.probes.items()]
+    gaps = [output_gaps(nudged, pair.unnudged)[step] for nudged in pair.nudged]
+    floor = max(torch.finfo(first.dtype).eps, float(np.mean(gaps)) if gaps else 0.0)
+    far = max(10 * floor, min(1000 * floor, 0.1))  # of a half type, 1000 times the floor would be more than there is
+    return len(trace.probes) == 1 or (_distance(last, first) > far and bool(last.isfinite().all()))
 
 
 def _check_outputs(trace: Trace) -> None:

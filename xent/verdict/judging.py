@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xent.recording.trace import Trace, learned
-from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, output_gaps
+from xent.recording.trace import Trace
+from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, moved, output_gaps
 from xent.verdict.matching import Pair, first_mismatch, without
 
 # Decades above the floor that rounding does not explain, for one seed. For a mean over n seeds, divide by sqrt(n).
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
+
+# A single late probe may be so many standard deviations beyond the limit.
+LATE_DEVIATIONS = 3.0
 
 
 class Verdict(StrEnum):
@@ -51,13 +54,14 @@ class Judgement:
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict; docs/verdict.md explains the rule."""
-        if not any(learned(trace.losses) for pair in self.pairs for trace in (pair.candidate, pair.reference)):
-            return Verdict.NOTHING_LEARNED  # neither run learned, which tells nothing about the loss
+        if not any(moved(trace, pair) for pair in self.pairs for trace in (pair.candidate, pair.reference)):
+            return Verdict.NOTHING_LEARNED  # neither run learned, which tells nothing about the change
         if all(bitwise_identical(pair.candidate, pair.reference) for pair in self.pairs):
             return Verdict.IDENTICAL
         if not self.outputs.floor:
             return Verdict.NO_FLOOR
-        above_floor = self.outputs.margin > self.allowed(self.outputs)
+        decades, limit = self.excess
+        above_floor = decades > limit
         if above_floor and not self._shrinks("outputs"):
             return Verdict.DIFFERENT
         if self.losses.margin > self.allowed(self.losses) and not self._shrinks("losses"):
@@ -67,6 +71,21 @@ class Judgement:
     def allowed(self, drift: Drift) -> float:
         """Decades above the floor that outputs, or losses, may reach: the limit, or what any nudged run reaches."""
         return max(self.limit, drift.noise)  # a NaN is never the larger
+
+    @property
+    def allowed_late(self) -> float:
+        """Decades above the floor that outputs may reach at a single late probe."""
+        return self.allowed(self.outputs) + LATE_DEVIATIONS * self.outputs.spread
+
+    @property
+    def excess(self) -> tuple[float, float]:
+        """Decades of the outputs above the floor, and how many rounding explains.
+
+        These are margin and limit, or what one late probe shows, if that alone is too much.
+        """
+        margin, limit = self.outputs.margin, self.allowed(self.outputs)
+        is_late = margin <= limit and self.outputs.latest > self.allowed_late
+        return (self.outputs.latest, self.allowed_late) if is_late else (margin, limit)
 
     @property
     def left_floor(self) -> int | None:
@@ -79,7 +98,9 @@ class Judgement:
             return None
         above, noise = drifts[self.verdict].above, drifts[self.verdict].noise_above
         left = [step for step in above if above[step] > max(self.limit, noise[step])]
-        return left[0] if left else max(above, key=lambda step: above[step])
+        if self.verdict is Verdict.DIFFERENT:
+            left += [step for step, decades in self.outputs.late.items() if decades > self.allowed_late]
+        return min(left) if left else max(above, key=lambda step: above[step])
 
     @property
     def first_mismatch(self) -> str:
@@ -100,11 +121,22 @@ class Judgement:
         """
         if self.other_precision is None or any(_broke(pair, what) for pair in self.pairs):
             return False
-        judgements = {other.settings["precision"]: other for other in (self, self.other_precision)}
-        coarse, fine = (getattr(judgements[precision], what) for precision in ("float32", "float64"))
+        both = sorted((self, self.other_precision), key=lambda judgement: judgement.settings["precision"] == "float64")
+        coarse, fine = (getattr(judgement, what) for judgement in both)
         rounding = max(0.0, coarse.early)
-        explained = coarse.margin - rounding <= max(2 * judgements["float32"].limit, coarse.noise)
-        return bool(explained and fine.margin - rounding <= max(judgements["float64"].limit, fine.noise))
+        explained = (
+            coarse.margin - rounding <= max(2 * both[0].limit, coarse.noise)
+            and coarse.latest <= 2 * both[0].allowed_late
+        )
+        in_float64 = 0.0 if any(pair.candidate.casts for pair in both[1].pairs) else rounding  # casts were seen through
+        same = fine.margin - in_float64 <= max(both[1].limit, fine.noise) and fine.latest <= both[1].allowed_late
+        return bool(explained and same)
+
+
+def together(judgements: list[Judgement]) -> list[Judgement]:
+    """The judgements of one candidate in one precision, or in two, each of which then knows the other."""
+    others = judgements[::-1] if len(judgements) == 2 else [None]
+    return [replace(judgement, other_precision=other) for judgement, other in zip(judgements, others)]
 
 
 def judge(pairs: Iterable[Pair]) -> list[Judgement]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xent.recording.errors import BadInput
-from xent.recording.fingerprint import may_be_equal
+from xent.recording.fingerprint import may_be_equal, other_sample
 from xent.recording.trace import Trace
 
 DEFAULT_REFERENCE = {"loss": "torch"}
@@ -148,7 +148,11 @@ def check_same_probes(trace: Trace, reference: Trace) -> None:
 
 
 def first_mismatch(trace: Trace, reference: Trace) -> str:
-    """The first input that differs between two runs, first weights or a batch, by fingerprint; empty if none does."""
+    """The first input that differs between two runs, first weights, a batch or a sample of it; empty if none does."""
+    for step, marks in trace.samples.items():
+        other = other_sample(marks, reference.samples[step]) if step in reference.samples else None
+        if other is not None and len(marks) == len(reference.samples[step]):
+            return f"another sample {other} in the batch of step {step}"
     for name, fingerprint in trace.fingerprints.items():
         if name in reference.fingerprints and not may_be_equal(fingerprint, reference.fingerprints[name]):
             return "other first weights" if name == "first weights" else f"another {name.replace(' ', ' at step ')}"
