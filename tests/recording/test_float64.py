@@ -121,7 +121,6 @@ def test_types_that_narrow_nothing_are_no_casts() -> None:
         mask = (TARGET == 0).float()
         assert mask.dtype == torch.zeros(3, dtype=torch.bfloat16).dtype == torch.float64
         assert torch.fft.fft(IMAGES.to(torch.complex64)).dtype == torch.complex128
-        assert torch.ones(2).view(torch.int64)[0] == 0x3FF0000000000000, "bits are those of float64"
     assert not casts
 
 
@@ -133,14 +132,15 @@ def with_scaler() -> None:
 
 
 REFUSED: dict[str, Callable[[], object]] = {
-    r"aten.mul_.Tensor writes into a float32 tensor .* recorder.nudge\(model\)": lambda: IMAGES.mul_(2),
+    r"aten.mul_.Tensor writes into a float32 tensor, .* recorder.nudge\(model\)": lambda: IMAGES.mul_(2),
     r"aten.fill_.Scalar writes into a float32 tensor": lambda: IMAGES.view(-1)[0].fill_(2),
     r"aten.copy_.default writes into a float32 tensor": lambda: IMAGES.copy_(torch.randn(32, 8)),
     r"aten._foreach_add_.Scalar writes into a float32 tensor": lambda: torch._foreach_add_([IMAGES], 1.0),
     r"native_batch_norm.default writes into a float32": lambda: batch_norm(torch.ones(2, 8), IMAGES[0], IMAGES[1]),
-    r"aten._int_mm.default has no float64 .*: judge .* dtype=None": lambda: torch._int_mm(
-        torch.ones(9, 9), torch.eye(9)
+    r"aten.quantize.* has no float64 .*: judge .* dtype=None": lambda: torch.quantize_per_tensor(
+        torch.ones(2), 0.1, 0, torch.qint8
     ),
+    r"aten.view.dtype reads the bits of a number": lambda: torch.ones(2).float().view(torch.int32),
     r"aten._amp_foreach_.* has no float64 .*: switch off the GradScaler": with_scaler,
 }
 
@@ -159,5 +159,28 @@ def test_an_error_of_the_program_stays_as_it_is() -> None:
 
 
 def test_compiled_code_is_plain_inside_and_said_to_be() -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    compiled = torch.compile(torch.sin, backend=never, fullgraph=True)
     with all_in_float64(), pytest.warns(UserWarning, match="torch.compile has no effect"):
-        torch.compile(torch.sin)(torch.ones(3))
+        assert torch.equal(torch.compile(torch.cos)(torch.zeros(3)), torch.ones(3))
+        assert torch.equal(compiled(torch.zeros(3)), torch.zeros(3))
+
+
+def test_modules_of_before_are_in_float64_until_the_end() -> None:
+    model = nn.Sequential(nn.Conv1d(8, 4, 1), nn.BatchNorm1d(4), nn.PReLU()).eval()
+    before = deepcopy(model.state_dict())
+    with all_in_float64():
+        assert model(torch.randn(2, 8, 3)).dtype == torch.float64
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model(torch.randn(2, 8, 3)).dtype == torch.float32
+
+
+def test_autocast_and_default_types_are_noted_by_every_context_that_they_are_in() -> None:
+    with all_in_float64() as outer:
+        with all_in_float64() as inner, torch.autocast("cpu", torch.bfloat16), torch.autocast("cpu", enabled=False):
+            nn.Linear(3, 3)(torch.ones(3))
+        torch.set_default_dtype(torch.float16)
+        assert torch.ones(3).dtype == torch.float64
+    assert (inner, outer) == ({"bfloat16"}, {"bfloat16", "float16"})

@@ -98,8 +98,9 @@ def test_all_tensors_of_a_batch_are_of_as_many_samples_and_reordered_together_al
     assert str(nested) == str({"x": order, "more": [order, (order, order)]})
     with refused("reorder.. got tensors of 2 and 6 samples along dim 0"):
         recorder.reorder(x, y.T)
-    with refused("reorder.. got tensors of no samples"):
-        recorder.reorder()
+    for nothing in ((), (torch.tensor(1.0),)):
+        with refused("reorder.. got tensors of (no|0) samples"):
+            recorder.reorder(*nothing)
     with refused("reorder.. got a str: expected tensors, or lists"):
         recorder.reorder({"x": "a"})
 
@@ -282,7 +283,8 @@ def test_a_replaced_sample_is_named_by_step_and_place_in_whatever_order_and_prec
             if change and step == 2:
                 x[4, 1] += 1e-3 if kind is float else 0
                 labels[4] += kind is int
-            recorder.reorder(x.to(dtype)[order], [{"box": box} for box in y[order]], labels[order])
+            masks = torch.full((6, 4), -torch.inf).triu()
+            recorder.reorder(masks, x.to(dtype)[order], [{"box": box} for box in y[order]], labels[order])
             recorder.step(0.0, ZEROS)
         return recorder.trace
 

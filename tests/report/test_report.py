@@ -202,5 +202,5 @@ def test_what_was_not_proved_is_not_known() -> None:
     for number, trace in enumerate(runs):  # each differs
         trace.losses = torch.full((64,), 3.0).double()
         trace.probes = dict.fromkeys(trace.probes, trace.first_outputs * (1 + 1e-15 * number))
-    advice = "no outputs changed, which tells nothing, train longer or with another learning rate"
+    advice = "outputs hardly changed, which tells nothing, train longer or with another learning rate"
     assert answer_of(*runs) == f"Not known: {advice}."

@@ -31,11 +31,16 @@ def test_gap_floor_and_margin_are_those_of_the_definition() -> None:
     distance = 0.5 / torch.linalg.vector_norm(reference.losses[2:4]).item()
     assert loss_gaps(candidate, reference) == {1: 0, 2: 0, 4: pytest.approx(distance)}
     outputs = judged(*nudged(1e-14, 1e-12), run("scratch", shift=1e-12)).outputs
-    assert outputs.floor == {step: pytest.approx(1e-13, rel=0.05) for step in (1, 2, 4)}
-    assert outputs.floor_range[2] == [pytest.approx(1e-14, rel=0.05), pytest.approx(1e-12, rel=0.05)]
+    assert outputs.floor == {step: pytest.approx(1e-13, rel=0.05, abs=0) for step in (1, 2, 4)}
+    assert outputs.floor_range[2] == [pytest.approx(1e-14, rel=0.05, abs=0), pytest.approx(1e-12, rel=0.05, abs=0)]
     assert outputs.margin == pytest.approx(1, abs=0.02)
     assert outputs.noise == pytest.approx(2, abs=0.02), "1e-12 against 1e-14"
-    assert outputs.gap[4] == pytest.approx(1e-12, rel=0.05)
+    assert outputs.gap[4] == pytest.approx(1e-12, rel=0.05, abs=0)
+    apart_at_4 = run("scratch", shift=1e-13, steps=8)
+    for step in (4, 8):
+        apart_at_4.probes[step] *= 1 + 1e-10
+    early = judged(*nudged(1e-13, 1e-13, steps=8), apart_at_4).outputs.early
+    assert early == pytest.approx(1, abs=0.02), "the mean of 0, 0 and 3 decades at steps 1, 2 and 4"
 
 
 def test_beyond_the_limit_which_seeds_narrow_and_every_nudged_run_is_different() -> None:
@@ -140,7 +145,9 @@ def test_gaps_that_have_no_logarithm_are_clipped() -> None:
     judgement = judged(*FLOOR, run("scratch", shift=math.nan))
     assert judgement.verdict is Verdict.DIFFERENT and math.isfinite(judgement.outputs.margin)
     judgement = judged(*FLOOR, run("scratch"), run("scratch", shift=1e-3, nudge=1))
-    assert judgement.outputs.gap[1] == pytest.approx(math.sqrt(2.2e-17 * 1e-3), rel=0.05), "0 is a tenth of the epsilon"
+    assert judgement.outputs.gap[1] == pytest.approx(math.sqrt(2.2e-17 * 1e-3), rel=0.05, abs=0), (
+        "0 is a tenth of the epsilon"
+    )
 
 
 def test_a_nudge_that_changes_nothing_or_the_first_loss_by_more_than_rounding_is_no_measure() -> None:
@@ -203,7 +210,7 @@ def test_a_late_mistake_is_judged_by_the_spread_of_the_nudged_runs_at_each_late_
     assert judged_late(2e-6, 112).verdict is Verdict.SAME, "twenty times the floor"
     assert judged_late(1e-4, 112, floor=(1e-8, 1e-5)).verdict is Verdict.SAME, "nudged runs are as far apart"
     coarse = run("scratch", shift=1e-5, steps=128, precision="float32")
-    assert not judged(*nudged(1e-7, 1e-7, steps=128, precision="float32"), coarse).outputs.latest > 1, "but coarse"
+    assert not judged(*nudged(1e-7, 1e-7, steps=128, precision="float32"), coarse).outputs.most_late > 1, "but coarse"
 
 
 def test_quarters_between_powers_of_two_are_for_late_mistakes_alone() -> None:
@@ -216,7 +223,7 @@ def test_quarters_between_powers_of_two_are_for_late_mistakes_alone() -> None:
 
 
 def test_in_float64_a_nudge_that_moves_the_first_outputs_by_more_than_rounding_is_no_measure() -> None:
-    message = r"the outputs of torch,nudge=1 are 1e-06 from those of torch,nudge=0 at step 1, .* leave reorder out"
+    message = r"the outputs of torch,nudge=1 are 1e-06 from those of torch,nudge=0 at step 1, .*; leave reorder out"
     with pytest.raises(BadInput, match=message):
         judge(pairs([*nudged(1e-6, loss_shift=0.0), run("scratch", shift=1e-6)]))
     first_loss_of_nothing = [*nudged(1e-14, 1e-14), run("scratch", shift=1e-14)]

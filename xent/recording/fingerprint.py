@@ -31,12 +31,17 @@ def fingerprint(tensors: Iterable[Tensor], before: Fingerprint = NONE, split: bo
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for tensor in tensors:
-        x = tensor.to(widest_float(tensor.device), copy=True)
+        x = _wide(tensor)
         sums[0] += x.numel()
         sums[1:] += torch.stack([x.sum(), x.square().sum(), x.mul_(1.7).cos_().sum()]).cpu()
     sums = sum_over_ranks(sums) if split else sums
     count, total, squares, cosines = (sums + torch.tensor(before, dtype=torch.float64)).tolist()
     return count, total, squares, cosines
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A copy in the widest type, without the infinite and huge numbers of masks, whose sums tell nothing."""
+    return tensor.to(widest_float(tensor.device), copy=True).nan_to_num_(0, 0, 0).clamp_(-1e30, 1e30)
 
 
 def may_be_equal(one: Fingerprint, other: Fingerprint) -> bool:
@@ -51,7 +56,7 @@ def sample_marks(batch: Any, dim: int, samples: int) -> Tensor:
     """Three numbers that tell each sample of a batch from others.
 
     Args:
-        batch: as `Recorder.reorder` takes it; of a list of samples, each element may hold several tensors.
+        batch: as `Recorder.reorder` takes it; in a list of samples, an element may hold several tensors.
         dim: the dimension of the samples in tensors.
         samples: their number.
 
@@ -76,7 +81,7 @@ def _marks(tensors: list[Tensor], place: int, samples: int) -> Tensor:
         rows = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(samples, -1)
         places = torch.arange(rows.shape[1], device=rows.device)
         if rows.is_floating_point():
-            x = rows.to(widest_float(rows.device)).nan_to_num()
+            x = _wide(rows)
             marks[:, 1] += (x * (1.7 * places + number).cos()).sum(1).cpu()
             marks[:, 2] += x.square().sum(1).cpu()
         else:
@@ -85,11 +90,13 @@ def _marks(tensors: list[Tensor], place: int, samples: int) -> Tensor:
 
 
 def other_sample(ours: Tensor, theirs: Tensor) -> int | None:
-    """The first sample that the other batch lacks, in any order, by their marks `[samples, 3]`; None if it has all.
+    """The index of our first sample that is nowhere in the other batch, by the marks `[samples, 3]` of both; else None.
 
     Integers must be equal, floating point numbers to 1e-5 of their length.
     """
-    integers = ours[:, None, 0] == theirs[None, :, 0]
-    near = (ours[:, None, 1] - theirs[None, :, 1]).abs() <= 1e-5 * theirs[None, :, 2].sqrt() + 1e-12
-    lacking = (~(integers & near).any(1)).nonzero()[:, 0].tolist()
-    return lacking[0] if lacking else None
+    hashes, sums, squares = theirs.T
+    tolerances = 1e-5 * squares.sqrt() + 1e-12
+    for sample, (number, total, _) in enumerate(ours.tolist()):
+        if not ((hashes == number) & ((sums - total).abs() <= tolerances)).any():
+            return sample
+    return None

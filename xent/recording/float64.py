@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -32,8 +33,7 @@ def all_in_float64() -> Iterator[set[str]]:
     """Compute everything in float64: a cast to a narrower floating type has no effect, in forward and backward passes.
 
     Two programs that are the same function then differ by 1e-16, whatever types they were written in, and a mistake
-    stands out. What is proved is that the functions are the same. Whether their rounding is, only a comparison in the
-    precision they were written for tells.
+    stands out. This proves that the functions are the same. To compare their rounding, run both as they were written.
 
     >>> with all_in_float64() as casts:
     ...     train(recorder)
@@ -41,29 +41,37 @@ def all_in_float64() -> Iterator[set[str]]:
     {"bfloat16"}
 
     Inside, new tensors are float64, and every operation takes its arguments in float64 (complex128 for complex
-    numbers). A narrower tensor that was made before is widened where it is read; one that is written to must be
-    widened first, as `Recorder.nudge` does with the weights, gradients and buffers of a model. Autocast leaves float64
-    alone. Random draws are other numbers than in float32, the same in each run.
+    numbers). Of what was made before, a module is float64 from its first call to the end of the context, and a tensor
+    is widened where it is read. One that is written to, or trained, must be widened first, as `Recorder.nudge` does
+    with the weights, gradients and buffers of a model. Random draws are other numbers than in float32, the same in
+    each run. An operation costs a few microseconds more.
 
     What it cannot do: numbers that were rounded before they came in stay so, as those of NumPy's float32 arrays. It
-    sees no further than PyTorch's operations, so not into a kernel of Triton or NumPy. PyTorch ignores `torch.compile`
-    inside it: compare compiled code with plain code outside of it. An operation costs a few microseconds more.
+    sees no further than PyTorch's operations, so not into a kernel of Triton or NumPy. Nothing is compiled inside it:
+    compare compiled code with plain code outside of it. Code that asks for a tensor's dtype is told float64; `float()`
+    then makes a copy, and `double()` none.
 
     Yields:
-        the types narrower than float64 to which floating point numbers would have been cast so far.
+        the types narrower than float64 to which floating point numbers would have been cast so far, by autocast too.
 
     Raises:
-        BadInput: an operation writes into a narrower tensor, or has no float64; the message names it.
+        BadInput: an operation writes into a narrower tensor, reads its bits, or has no float64; the message names it.
     """
-    default, mode = torch.get_default_dtype(), _AllInFloat64()
+    default, mode, outer = torch.get_default_dtype(), _AllInFloat64(), _running.get()
     token = _running.set(mode)
     torch.set_default_dtype(torch.float64)
-    try:
-        with mode, patch("torch.compile", _not_compiled(torch.compile)):
-            yield mode.casts
-    finally:
-        torch.set_default_dtype(default)
-        _running.reset(token)
+    with ExitStack() as stack:
+        stack.callback(lambda: outer.casts.update(mode.casts) if outer else None)
+        stack.callback(_running.reset, token)
+        stack.callback(torch.set_default_dtype, default)
+        stack.callback(mode.narrow_again)
+        stack.callback(register_module_forward_pre_hook(lambda module, _: mode.widen_until_the_end(module)).remove)
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(patch("torch.compile", _not_compiled(torch.compile)))
+        stack.enter_context(patch("torch.set_default_dtype", mode.note))
+        stack.enter_context(patch("torch.autocast.__enter__", mode.noting_autocast(torch.autocast.__enter__)))
+        stack.enter_context(mode)
+        yield mode.casts
 
 
 def _not_compiled(compile: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,37 +104,66 @@ class _AllInFloat64(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.casts: set[str] = set()
+        self._widened: list[tuple[Tensor, torch.dtype]] = []
+
+    def note(self, dtype: torch.dtype) -> None:
+        """Add a type to those that were asked for."""
+        self.casts |= {str(dtype).removeprefix("torch.")} if dtype in NARROW else set()
+
+    def noting_autocast(self, enter: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """`torch.autocast.__enter__`, which notes the type: autocast itself leaves float64 alone."""
+
+        def noted(autocast: Any) -> Any:
+            self.note(autocast.fast_dtype if autocast._enabled else torch.float64)
+            return enter(autocast)
+
+        return noted
+
+    def widen_until_the_end(self, module: nn.Module) -> None:
+        """Widen a module's own weights and buffers: PyTorch compares some types before the mode sees the operation."""
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.dtype in NARROW:
+                self._widened.append((tensor, tensor.dtype))
+                tensor.data = tensor.data.to(NARROW[tensor.dtype])
+
+    def narrow_again(self) -> None:
+        """Give what was widened its type of before."""
+        for tensor, dtype in self._widened:
+            tensor.data = tensor.data.to(dtype)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _holds_narrow(args) or (kwargs and _holds_narrow(kwargs.values())):
+        if func is torch.ops.aten.view.dtype and (args[0].is_floating_point() or args[1].is_floating_point):
+            raise BadInput(f"{func} reads the bits of a number, which in all_in_float64() are those of float64")
+        if _holds_narrow(args) or _holds_narrow(kwargs.values()):
             operation = _operation(func)
             if (operation.shares_memory and not _is_fresh(operation, args)) or _is_empty(operation, args):
                 return func(*args, **kwargs)  # what shares memory must go on sharing it
             written = [args[i] if i < len(args) else kwargs.get(name) for i, name in operation.written]
             if not _holds_narrow(written):
-                args, kwargs = self._widened(operation, args, kwargs)
+                args, kwargs = self._wide(operation, args, kwargs)
             elif not _only_copies(operation, written, (args, kwargs)):
                 narrow = str(next(t.dtype for t in _floats(written) if t.dtype in NARROW)).removeprefix("torch.")
-                what = f"{func} writes into a {narrow} tensor that was made before all_in_float64()"
-                raise BadInput(f"{what}: widen it first, a model with recorder.nudge(model), a tensor with .double()")
+                what = f"{func} writes into a {narrow} tensor, made before all_in_float64() or shared with NumPy"
+                advice = "widen it first, a model with recorder.nudge(model), a tensor with .double()"
+                raise BadInput(f"{what}: {advice}; make optimizers and averages of weights after that")
         try:
             return func(*args, **kwargs)
         except (RuntimeError, NotImplementedError) as error:
-            if not re.search(r"not implemented for|scalar type|dtype|float tensor", str(error)):
+            if not re.search("not implemented for 'double'|float tensor|scalar type float", str(error), re.IGNORECASE):
                 raise
-            off = [what for prefix, what in SWITCH_OFF.items() if str(func).startswith(f"aten.{prefix}")]
+            off = [what for prefix, what in SWITCH_OFF.items() if _operation(func).name.startswith(prefix)]
             advice = f"switch off {off[0]}" if off else "judge the program in its own precision, with dtype=None"
             raise BadInput(f"{func} has no float64 ({in_one_line(error)}): {advice}") from error
 
-    def _widened(self, operation: "_Operation", *arguments: Any) -> Any:
+    def _wide(self, operation: "_Operation", *arguments: Any) -> Any:
         def wide(value: Any) -> Any:
             if isinstance(value, Tensor) and value.dtype in NARROW:
                 return torch.ops.aten._to_copy.default(value, dtype=NARROW[value.dtype])
             if not isinstance(value, torch.dtype) or value not in NARROW:
                 return value
             if not operation.is_factory and any(_is_wider(tensor.dtype, value) for tensor in _floats(arguments)):
-                self.casts.add(str(value).removeprefix("torch."))
+                self.note(value)
             return NARROW[value]
 
         return tree_map(wide, arguments)
@@ -158,7 +195,7 @@ def _operation(func: Any) -> _Operation:
 
 
 def _is_fresh(operation: _Operation, args: Any) -> bool:
-    """Whether torch.tensor() just made this tensor. One by torch.from_numpy() shares memory, an empty one soon will."""
+    """Whether torch.tensor() just made this tensor. One of torch.from_numpy() shares its memory with NumPy."""
     return operation.name == "lift_fresh" and args[0].numel() > 0 and args[0].untyped_storage().resizable()
 
 
@@ -195,7 +232,7 @@ def _floats(values: Any) -> list[Tensor]:
 
 
 def _is_wider(dtype: torch.dtype, other: torch.dtype) -> bool:
-    return torch.finfo(dtype).eps < torch.finfo(other).eps
+    return dtype.to_real().itemsize > other.to_real().itemsize
 
 
 class LookingOn(TorchDispatchMode):

@@ -37,7 +37,7 @@ class Trace:
         tests: loss and accuracy on data that is not trained on, by the number of steps made.
         fingerprints: of the first weights and of some batches, by name; matched runs have them in common.
         samples: what tells each sample of the first batches from others, see `sample_marks`, by the step.
-        casts: the types narrower than float64 to which `all_in_float64` let nothing be cast.
+        casts: the types narrower than float64 that the program casts to, which `all_in_float64` ignored.
         folder: where the trace was loaded from.
         name: the name of the run among those it is compared with.
     """

@@ -44,7 +44,9 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
     if step is None:
         return f"nothing was proved: {judgement.verdict}\n  try {advice}"
     outputs, losses, pair = judgement.outputs, judgement.losses, judgement.pairs[0]
-    decades, limit = judgement.excess if judgement.verdict is Verdict.DIFFERENT else (losses.margin, judgement.limit)
+    decades, limit = (
+        judgement.excess if judgement.verdict is Verdict.DIFFERENT else (losses.margin, judgement.allowed(losses))
+    )
     rows = [("decades above the floor", f"{decades:.1f}, where {limit:.1f} are rounding")]
     rows += [("left the floor at step", f"{step}")]
     if evidence:
@@ -54,8 +56,10 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         rows += _both(f"gradient of logit {list(place)}", evidence.gradient[place], evidence.expected_gradient[place])
     else:
         rows += _both(f"loss at step {step}", pair.candidate.losses[step - 1], pair.reference.losses[step - 1])
-        rows += [("distance of the outputs there", f"{outputs.gap[step]:.1e}")]
-        rows += [("of those of nudged references", f"{outputs.floor[step]:.1e}")]
+        octave = next(at for at in outputs.floor if at >= step)  # a late probe may be between two
+        where = "there" if octave == step else f"at step {octave}"
+        rows += [(f"distance of the outputs {where}", f"{outputs.gap[octave]:.1e}")]
+        rows += [("of those of nudged references", f"{outputs.floor[octave]:.1e}")]
     if judgement.other_precision:
         rows += [("precision", judgement.settings["precision"])]
     if casts := sorted({cast for pair in judgement.pairs for cast in pair.candidate.casts}):

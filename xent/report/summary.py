@@ -22,7 +22,7 @@ SHOWN = 3  # differing candidates that the answer names; the table has them all
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 WHY_UNKNOWN = {
     Verdict.NO_FLOOR: "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed",
-    Verdict.NOTHING_LEARNED: "no outputs changed, which tells nothing, train longer or with another learning rate",
+    Verdict.NOTHING_LEARNED: "outputs hardly changed, which tells nothing, train longer or with another learning rate",
 }
 
 

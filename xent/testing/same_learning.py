@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from math import isclose, isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     _assert_same(loss, reference, task)
     _check_large_logits(loss, reference, task)
     if dtype == torch.float64:
-        ours, theirs = (_looked_at(one, task)[0] for one in (loss, reference))
+        ours, theirs = (_looked_at(one, task).narrower for one in (loss, reference))
         if half := half_types(ours, theirs):
             coarsest = max(half, key=lambda dtype: torch.finfo(dtype).eps)
             raise AssertionError(f"{computed_in(half)}\n  if that is meant, judge it with dtype={coarsest}")
@@ -109,7 +110,7 @@ def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> Non
     losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
     evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
     advice = "fewer classes, fewer ignored targets, or weights that are closer to each other"
-    if not _looked_at(loss, task)[1]:
+    if not _looked_at(loss, task).is_pytorchs:
         note = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"
     raise AssertionError("\n  ".join(filter(None, [explanation(judgement, advice, evidence), note])))
 
@@ -158,23 +159,26 @@ def _as_judged(loss: Loss, task: Task, casts: set[str]) -> Loss:
     return LossInFloat64(loss if isinstance(loss, nn.Module) else FunctionLoss(loss), casts)
 
 
-def _looked_at(loss: Loss, task: Task) -> tuple[set[torch.dtype], bool]:
-    """Look at a loss as it is written, on logits in float64 and in float32.
+class Computation(NamedTuple):
+    """How a loss computes as it is written: in which types narrower than its logits, and whether by PyTorch alone."""
 
-    Returns:
-        the types narrower than the logits in which it computes; and whether PyTorch computes it.
-    """
-    types, is_seen = set[torch.dtype](), True
+    narrower: set[torch.dtype]
+    is_pytorchs: bool
+
+
+def _looked_at(loss: Loss, task: Task) -> Computation:
+    """Look at a loss as it is written, on logits in float64 and in float32."""
+    narrower, is_pytorchs = set[torch.dtype](), True
     for dtype in (torch.float64, torch.float32):
         logits, target = _trial(replace(task, dtype=dtype))
         copy = _copy(loss)
         typed = copy.to(task.device, dtype) if isinstance(copy, nn.Module) else copy
         with LookingOn(logits.requires_grad_()) as looking, suppress(Exception):  # it may take one of the types alone
             value = typed(logits, target)
-            is_seen = looking.follows(value)
+            is_pytorchs = looking.follows(value)
             value.backward()
-        types |= {one for one in looking.narrower if torch.finfo(one).eps > torch.finfo(dtype).eps}
-    return types, is_seen
+        narrower |= {one for one in looking.narrower if torch.finfo(one).eps > torch.finfo(dtype).eps}
+    return Computation(narrower, is_pytorchs)
 
 
 def _trial(task: Task, sure: float = 30.0) -> tuple[Tensor, Tensor]:
@@ -207,7 +211,7 @@ def _check_large_logits(loss: Loss, reference: Loss, task: Task) -> None:
     logits, target = _trial(task, sure=1000)
     with _inside(task):
         losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
-        ours, theirs = (f(logits.clone(), target.clone()).item() for f in losses)
+        ours, theirs = (f(logits.clone().requires_grad_(), target.clone()).item() for f in losses)
     if isfinite(theirs) and not isclose(ours, theirs, rel_tol=0.1):
         advice = "subtract the largest logit of a row before exp, which overflows, and clamp nothing"
         raise AssertionError(f"the loss of logits of 1000 is {ours:.4g}, expected {theirs:.4g}\n  {advice}")

@@ -46,7 +46,7 @@ def assert_same_training(
     >>> assert_same_training(train, partial(train, attention=theirs), steps=200)
 
     Both run inside `xent.recording.all_in_float64`, where the smallest mistake shows, whatever types they were written
-    for. It proves that they are the same function; whether their rounding is, another `dtype` tells.
+    for. This proves that they are the same function. To compare their rounding, give another `dtype`.
 
     PyTorch's random number generators are set to `recorder.seed` before each training, so that both draw the same
     weights and batches from them. The reference is trained again for each nudge.
@@ -69,14 +69,15 @@ def assert_same_training(
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     if len(dtypes) != 1 and (len(set(dtypes)) != 2 or torch.float64 not in dtypes):
         raise BadInput(f"dtype={dtype}: expected one type, or torch.float64 and another type or None")
-    judgements = [judge_training(train, reference, steps, seeds, nudges, settings, one) for one in dtypes]
-    for judgement, one in zip(together(judgements), dtypes):
+    judgements = together([judge_training(train, reference, steps, seeds, nudges, settings, one) for one in dtypes])
+    for judgement in judgements:
         if judgement.verdict not in SAME:
             raise AssertionError(explanation(judgement, "more steps, or another learning rate"))
-        if judgement.verdict is Verdict.COARSER:
-            narrower = [_narrower_types(function, steps, settings, one) for function in (train, reference)]
-            if half := half_types(*narrower):
-                raise AssertionError(computed_in(half))
+    if Verdict.COARSER in [judgement.verdict for judgement in judgements]:
+        as_written = next(one for one in dtypes if one != torch.float64)
+        narrower = [_narrower_types(function, steps, settings, as_written) for function in (train, reference)]
+        if half := half_types(*narrower):
+            raise AssertionError(computed_in(half))
 
 
 def judge_training(

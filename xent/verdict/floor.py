@@ -19,8 +19,8 @@ ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 EARLY = (1, 2, 4)  # the probe steps at which rounding is not yet amplified, even in float32
 
-# Of the gaps of nudged runs at one late probe, in decades: what they spread by in benchmarks.verdict, and how many
-# measurements that is worth beside those at hand, which two nudges alone would make a guess.
+# The usual standard deviation of a nudged run's gap at a late probe, in decades, as benchmarks.verdict has it. It
+# counts as so many measurements, since two nudges alone tell little.
 USUAL_SPREAD, ITS_WEIGHT = 0.25, 4
 
 Gaps = dict[int, float]  # by probe step
@@ -56,7 +56,7 @@ class Drift:
     spread: float
 
     @property
-    def latest(self) -> float:
+    def most_late(self) -> float:
         """The largest of `late`."""
         return max(self.late.values(), default=0.0)
 
@@ -181,7 +181,8 @@ def check_measure(pair: Pair) -> None:
 
     Raises:
         BadInput: a nudged run got other weights or batches, equals the unnudged run bit for bit, or changes the first
-            loss by more than rounding can; or the outputs do not change, or are non-finite, though the loss falls.
+            loss, or in float64 the first outputs, by more than rounding can; or the outputs do not change, or are
+            non-finite, though the loss falls.
     """
     plain = pair.unnudged
     _check_outputs(plain)
@@ -196,7 +197,7 @@ def check_measure(pair: Pair) -> None:
             fault = f"{nudged.name} is bitwise identical to {plain.name}, its nudge changed nothing"
             raise BadInput(f"{fault}: call nudge(model) before the first step, and train on what reorder() returns")
         first, other = (float(trace.losses[0]) for trace in (plain, nudged))
-        largest = float(plain.losses.nan_to_num(0, 0, 0).abs().max())  # a first loss may be 0 but for rounding
+        largest = float(plain.losses[:10].nan_to_num(0, 0, 0).abs().max())  # a first loss may be 0 but for rounding
         rounding = f"rounding does not explain that in {str(dtype).removeprefix('torch.')}"
         if abs(other - first) > limit * largest:
             fault = f"the first loss of {nudged.name} is {other:.9g}, that of {plain.name} {first:.9g}"
@@ -208,8 +209,8 @@ def check_measure(pair: Pair) -> None:
             fault = (
                 f"the outputs of {nudged.name} are {early[apart[0]]:.0e} from those of {plain.name} at step {apart[0]}"
             )
-            advice = "leave reorder out, where a training carries state from one batch to the next"
-            raise BadInput(f"{fault}, and {rounding}: {advice}; turn dropout off, seed every random draw")
+            advice = "turn dropout off, seed every random draw"
+            raise BadInput(f"{fault}, and {rounding}: {advice}; leave reorder out, where batches hand on a state")
 
 
 def moved(trace: Trace, pair: Pair) -> bool:
@@ -218,10 +219,10 @@ def moved(trace: Trace, pair: Pair) -> bool:
     The floor of the first probe tells rounding: later ones grow with the training's own chaos. A loss need not fall:
     rewards rise, and the losses of a GAN hover.
     """
-    (step, first), *_, (_, last) = [*trace.probes.items(), *trace.probes.items()]
-    gaps = [output_gaps(nudged, pair.unnudged)[step] for nudged in pair.nudged]
+    first, last = trace.first_outputs, trace.probes[max(trace.probes)]
+    gaps = [next(iter(output_gaps(nudged, pair.unnudged).values())) for nudged in pair.nudged]
     floor = max(torch.finfo(first.dtype).eps, float(np.mean(gaps)) if gaps else 0.0)
-    far = max(10 * floor, min(1000 * floor, 0.1))  # of a half type, 1000 times the floor would be more than there is
+    far = max(10 * floor, min(1000 * floor, 0.1))  # 1000 times the floor of a half type would be too much
     return len(trace.probes) == 1 or (_distance(last, first) > far and bool(last.isfinite().all()))
 
 

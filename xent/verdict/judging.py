@@ -84,8 +84,8 @@ class Judgement:
         These are margin and limit, or what one late probe shows, if that alone is too much.
         """
         margin, limit = self.outputs.margin, self.allowed(self.outputs)
-        is_late = margin <= limit and self.outputs.latest > self.allowed_late
-        return (self.outputs.latest, self.allowed_late) if is_late else (margin, limit)
+        is_late = margin <= limit and self.outputs.most_late > self.allowed_late
+        return (self.outputs.most_late, self.allowed_late) if is_late else (margin, limit)
 
     @property
     def left_floor(self) -> int | None:
@@ -126,10 +126,10 @@ class Judgement:
         rounding = max(0.0, coarse.early)
         explained = (
             coarse.margin - rounding <= max(2 * both[0].limit, coarse.noise)
-            and coarse.latest <= 2 * both[0].allowed_late
+            and coarse.most_late <= 2 * both[0].allowed_late
         )
         in_float64 = 0.0 if any(pair.candidate.casts for pair in both[1].pairs) else rounding  # casts were seen through
-        same = fine.margin - in_float64 <= max(both[1].limit, fine.noise) and fine.latest <= both[1].allowed_late
+        same = fine.margin - in_float64 <= max(both[1].limit, fine.noise) and fine.most_late <= both[1].allowed_late
         return bool(explained and same)
 
 
