@@ -67,9 +67,9 @@ def all_in_float64() -> Iterator[set[str]]:
         stack.callback(mode.narrow_again)
         stack.callback(register_module_forward_pre_hook(lambda module, _: mode.widen_until_the_end(module)).remove)
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(patch("torch.compile", _not_compiled(torch.compile)))
-        stack.enter_context(patch("torch.set_default_dtype", mode.note))
-        stack.enter_context(patch("torch.autocast.__enter__", mode.noting_autocast(torch.autocast.__enter__)))
+        stack.enter_context(patch.object(torch, "compile", _not_compiled(torch.compile)))
+        stack.enter_context(patch.object(torch, "set_default_dtype", mode.note))
+        stack.enter_context(patch.object(torch.autocast, "__enter__", mode.noting_autocast(torch.autocast.__enter__)))
         stack.enter_context(mode)
         yield mode.casts
 
