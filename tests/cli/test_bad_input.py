@@ -44,6 +44,7 @@ def refused(*overrides: str) -> str:
         ("loss=custom", "loss._target_ is not set: give it as loss._target_=..."),
         ("epochs=two", "Value 'two' of type 'str' could not be converted to Integer"),
         *((f"{count}=0", f"{count}=0: expected a whole number of at least 1") for count in COUNTS),
+        ("epochs=1000000 max_steps=null", "epochs=1000000 are 468,000,000 steps: expected at most 100,000,000"),
         ("log_every=-1", "log_every=-1: expected a whole number of at least 1"),
         ("batch_size=60001", "batch_size=60001: MNIST has 60000 training images"),
         ("batch_size=7 accumulate=8", "batch_size=7: expected at least 8, processes times accumulate"),

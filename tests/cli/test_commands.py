@@ -2,12 +2,13 @@
 
 import re
 import shutil
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import command, compare_py, small, succeeds, the_line, train_py
+from tests.helpers.commands import command, compare_py, small, succeeds, the_line, train_py, trained
 from tests.helpers.runs import judged, run
 from xent.compare import load_runs
 from xent.recording.errors import BadInput
@@ -162,3 +163,15 @@ def test_the_fast_recipe_learns_mnist_in_an_epoch(tmp_path: Path) -> None:
     trace = load(tmp_path / "run")
     assert list(trace.tests) == [trace.step], "tested at the end alone"
     assert trace.tests[trace.step][1] > 0.985
+
+
+def test_a_line_of_a_run_is_seen_at_once(tmp_path: Path) -> None:
+    class Pipe(StringIO):
+        seen = ""
+
+        def flush(self) -> None:
+            self.seen = self.getvalue()
+
+    with redirect_stdout(Pipe()) as pipe:
+        trained(tmp_path, "model=mlp", "model.width=4", "max_steps=2")
+    assert "after 2 steps" in pipe.seen == pipe.getvalue()
