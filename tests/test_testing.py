@@ -232,6 +232,13 @@ def test_a_cast_hides_no_mistake_and_is_not_hidden(name: str) -> None:
         assert_same_learning(loss)
 
 
+def test_a_compiled_loss_is_judged_as_plain_code() -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    assert_same_learning(torch.compile(cross_entropy, backend=never, fullgraph=True))
+
+
 def test_what_computes_in_its_own_type_passes_where_that_is_named() -> None:
     assert_same_learning(in_numpy, dtype=torch.float32)
     assert_same_learning(lambda z, t: cross_entropy(z.bfloat16(), t).to(z), dtype=bfloat16)

@@ -57,6 +57,13 @@ def all_in_float64() -> Iterator[set[str]]:
     Raises:
         BadInput: an operation writes into a narrower tensor, reads its bits, or has no float64; the message names it.
     """
+    with torch.compiler.set_stance("force_eager"), widening() as casts:
+        yield casts
+
+
+@contextmanager
+def widening() -> Iterator[set[str]]:
+    """`all_in_float64` for every step: PyTorch 2.6 loses references to None when its stance is set, in the end all."""
     default, mode, outer = torch.get_default_dtype(), _AllInFloat64(), _running.get()
     token = _running.set(mode)
     torch.set_default_dtype(torch.float64)
@@ -66,7 +73,6 @@ def all_in_float64() -> Iterator[set[str]]:
         stack.callback(torch.set_default_dtype, default)
         stack.callback(mode.narrow_again)
         stack.callback(register_module_forward_pre_hook(lambda module, _: mode.widen_until_the_end(module)).remove)
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(patch.object(torch, "compile", _not_compiled(torch.compile)))
         stack.enter_context(patch.object(torch, "set_default_dtype", mode.note))
         stack.enter_context(patch.object(torch.autocast, "__enter__", mode.noting_autocast(torch.autocast.__enter__)))

@@ -149,7 +149,8 @@ def evaluate(model: nn.Module, split: Split, autocast: bool = False) -> tuple[fl
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, count: int, autocast: bool = False) -> Tensor:
     """The logits `[count, classes]` of the first `count` images, in evaluation mode and without gradients."""
-    eager = torch.compiler.set_stance("force_eager")  # a compiled model would recompile for evaluation
+    is_compiled = hasattr(model.forward, "_torchdynamo_orig_callable") or model._compiled_call_impl is not None
+    eager = torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()  # else it compiles once more
     with evaluating(model), eager, torch.autocast(split.labels.device.type, torch.bfloat16, enabled=autocast):
         logits = [model(split.normalised(images)) for images in torch.split(split.images[:count], CHUNK)]
     return torch.cat(logits).to(split.mean.dtype)

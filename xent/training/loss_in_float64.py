@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xent.recording.float64 import all_in_float64
+from xent.recording.float64 import widening
 
 
 class LossInFloat64(nn.Module):
@@ -39,14 +39,14 @@ class _InFloat64(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, module: LossInFloat64) -> Tensor:
         ctx.module, ctx.logits = module, logits.detach().requires_grad_()
-        with torch.enable_grad(), all_in_float64() as casts:
+        with torch.enable_grad(), widening() as casts:
             ctx.value = module.loss(ctx.logits.clone(), target)  # a clone: a loss may write into its logits
         module.casts |= casts
         return ctx.value.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
-        with all_in_float64() as casts:
+        with widening() as casts:
             ctx.value.backward(gradient)  # this reaches the loss's own weights too
         ctx.module.casts |= casts
         return ctx.logits.grad, None, None
