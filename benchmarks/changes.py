@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import xent
 from benchmarks.training import BATCH, MNIST
 from tests.helpers.right_losses import by_logsumexp, by_one_hot, by_powers_of_2, by_softplus
-from xent.losses.function import FunctionLoss
 from xent.losses.impostors import MISTAKES, Impostor, gradient_scaled
 from xent.recording import Recorder
 from xent.recording.trace import Trace
@@ -126,7 +125,7 @@ def trained(settings: Settings) -> Trace:
     optimizer = torch.optim.SGD(parameters, 0.2, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=setup.fused)
     loss = setup.loss
     if dtype == torch.float64 and not setup.compiled:  # as in train.py
-        loss = LossInFloat64(loss if isinstance(loss, nn.Module) else FunctionLoss(loss), recorder.trace.casts)
+        loss = LossInFloat64(loss, recorder.trace.casts)
     training = Training(model, loss, optimizer, recorder, BATCH, seed, accumulate=setup.accumulate)
     torch.set_num_threads(setup.threads)
     with torch.backends.mkldnn.flags(enabled=setup.onednn):

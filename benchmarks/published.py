@@ -8,7 +8,6 @@ and by a direct comparison of values and gradients with PyTorch's, in float64, o
 # mypy: disable-error-code="import-not-found, no-untyped-call"
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 
@@ -18,7 +17,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.measure import arguments, as_markdown, write_into
 from tests.helpers.right_losses import Case
-from xent.recording import BadInput, all_in_float64
+from xent.recording import BadInput
+from xent.recording.float64 import judging_in
 from xent.testing.same_learning import judge_learning
 from xent.testing.same_training import SAME
 from xent.training.task import Task
@@ -130,7 +130,7 @@ def largest_errors(case: Case, task: Task) -> tuple[float, float]:
         logits = torch.randn(len(target), task.classes, *task.places, generator=generator, dtype=torch.float64)
         logits = (4 * logits).to(task.dtype)
         exact = value_and_gradient(case.reference, logits.double(), target.double() if task.probabilities else target)
-        with all_in_float64() if task.dtype == torch.float64 else nullcontext():  # as functions, without their casts
+        with judging_in(task.dtype):
             computed = [value_and_gradient(loss, logits, target) for loss in (case.loss, case.reference)]
         errors.append(
             [max(float((a.double() - b).norm() / b.norm()) for a, b in zip(pair, exact)) for pair in computed]

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache, wraps
 from typing import Any, NamedTuple
@@ -61,6 +61,11 @@ def all_in_float64() -> Iterator[set[str]]:
         yield casts
 
 
+def judging_in(dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """`all_in_float64` to judge a program in float64, as a function; in another type it runs as it is written."""
+    return all_in_float64() if dtype == torch.float64 else nullcontext()
+
+
 @contextmanager
 def widening() -> Iterator[set[str]]:
     """`all_in_float64` for every step: PyTorch 2.6 loses references to None when its stance is set, in the end all."""
@@ -99,9 +104,15 @@ def casts_seen_through() -> set[str] | None:
 def widen(model: nn.Module) -> None:
     """Make weights, gradients and buffers float64, in place: an optimizer or another module may hold them already."""
     for tensor in [*model.parameters(), *model.buffers()]:
-        for held in (tensor, tensor.grad if tensor.is_leaf else None):
-            if held is not None and held.dtype in NARROW:
-                held.data = held.data.to(NARROW[held.dtype])
+        _widen(tensor)
+        if tensor.is_leaf and tensor.grad is not None:
+            _widen(tensor.grad)
+
+
+def _widen(tensor: Tensor) -> None:
+    """Make a tensor float64, in place, if its type is narrower."""
+    if tensor.dtype in NARROW:
+        tensor.data = tensor.data.to(NARROW[tensor.dtype])
 
 
 class _AllInFloat64(TorchDispatchMode):
@@ -114,13 +125,15 @@ class _AllInFloat64(TorchDispatchMode):
 
     def note(self, dtype: torch.dtype) -> None:
         """Add a type to those that were asked for."""
-        self.casts |= {str(dtype).removeprefix("torch.")} if dtype in NARROW else set()
+        if dtype in NARROW:
+            self.casts.add(str(dtype).removeprefix("torch."))
 
     def noting_autocast(self, enter: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """`torch.autocast.__enter__`, which notes the type: autocast itself leaves float64 alone."""
 
         def noted(autocast: Any) -> Any:
-            self.note(autocast.fast_dtype if autocast._enabled else torch.float64)
+            if autocast._enabled:
+                self.note(autocast.fast_dtype)
             return enter(autocast)
 
         return noted
@@ -130,7 +143,7 @@ class _AllInFloat64(TorchDispatchMode):
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and tensor.dtype in NARROW:
                 self._widened.append((tensor, tensor.dtype))
-                tensor.data = tensor.data.to(NARROW[tensor.dtype])
+                _widen(tensor)
 
     def narrow_again(self) -> None:
         """Give what was widened its type of before."""

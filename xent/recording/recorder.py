@@ -197,9 +197,8 @@ class Recorder:
         """The record so far, to be saved with the states of model and optimizer."""
         trace = self.trace
         losses = trace.losses[: trace.step].clone()  # of a view, torch.save would save the whole storage
-        parts = {
-            name: dict(getattr(trace, name)) for name in ("settings", "probes", "tests", "fingerprints", "samples")
-        }
+        names = "settings", "probes", "tests", "fingerprints", "samples"
+        parts = {name: dict(getattr(trace, name)) for name in names}
         return {"steps": self.steps, "losses": losses, **parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

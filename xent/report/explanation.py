@@ -62,8 +62,8 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         rows += [("of those of nudged references", f"{outputs.floor[octave]:.1e}")]
     if judgement.other_precision:
         rows += [("precision", judgement.settings["precision"])]
-    if casts := sorted({cast for pair in judgement.pairs for cast in pair.candidate.casts}):
-        rows += [("casts seen through", ", ".join(casts))]
+    if judgement.casts:
+        rows += [("casts seen through", ", ".join(judgement.casts))]
     width = max(len(name) for name, _ in rows)
     hint = _hint(evidence) if evidence else ""
     if mismatch:

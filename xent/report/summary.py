@@ -199,10 +199,9 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         times = float(f"{10**judgement.outputs.early:.2g}") if judgement.verdict is Verdict.COARSER else 1
         if times >= 2:
             remarks.append(f"{name} rounds about {times:,.0f} times as coarsely as the reference")
-        if casts := sorted({cast for pair in judgement.pairs for cast in pair.candidate.casts}):
-            remarks.append(
-                f"{name} casts to {_listed(casts)}, which was seen through: it computed in float64 all the way"
-            )
+        if judgement.casts:
+            seen_through = "which was seen through: it computed in float64 all the way"
+            remarks.append(f"{name} casts to {_listed(judgement.casts)}, {seen_through}")
         if judgement.verdict is not Verdict.DIFFERENT or has_own_loss_precision(judgement.settings):
             continue
         if judgement.first_mismatch:

@@ -1,6 +1,6 @@
 """The proof of a loss of your own, on a synthetic task: `assert_same_learning(MyLoss())`."""
 
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -10,10 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xent.losses.function import FunctionLoss
-from xent.recording import BadInput, Recorder, all_in_float64
+from xent.recording import BadInput, Recorder
 from xent.recording.errors import in_one_line
-from xent.recording.float64 import LookingOn
+from xent.recording.float64 import LookingOn, judging_in
 from xent.report.explanation import Evidence, explanation
 from xent.testing.same_training import SAME, computed_in, half_types, judge_training, seeds_and_nudges
 from xent.training.data import batches
@@ -82,8 +81,8 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     task = Task(classes, ignored, ignore_index, places, probabilities, device, dtype)
-    _assert_same(loss, reference, task)
-    _check_large_logits(loss, reference, task)
+    losses = _assert_same(loss, reference, task)
+    _check_large_logits(*losses, task)
     if dtype == torch.float64:
         ours, theirs = (_looked_at(one, task).narrower for one in (loss, reference))
         if half := half_types(ours, theirs):
@@ -94,20 +93,23 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
             _assert_same(loss, reference, replace(task, dtype=torch.float32), note)
 
 
-def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> None:
+def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> tuple[Loss, Loss]:
     """Assert that both losses train the same on a task.
 
     Args:
         note: the last line of the message, if they do not.
 
+    Returns:
+        both losses, prepared for the task.
+
     Raises:
         AssertionError: they do not; the message says why.
     """
     __tracebackhide__ = True
-    judgement = judge_learning(loss, reference, task)
-    if judgement.verdict in SAME:
-        return
     losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
+    judgement = _judged(*losses, task)
+    if judgement.verdict in SAME:
+        return losses
     evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
     advice = "fewer classes, fewer ignored targets, or weights that are closer to each other"
     if not _looked_at(loss, task).is_pytorchs:
@@ -116,17 +118,21 @@ def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> Non
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
-    """Judge training with `loss` on a task against training with the reference, on one thread.
+    """Judge training with `loss` on a task against training with the reference.
 
     Raises:
         BadInput: one of the losses cannot be trained with.
     """
-    losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
+    return _judged(_prepared(loss, task, "the loss"), _prepared(reference, task, "the reference"), task)
+
+
+def _judged(loss: Loss, reference: Loss, task: Task) -> Judgement:
+    """The judgement of two losses that were prepared, trained on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on so small a network, threads only wait for each other, and long on a busy machine
     try:
-        lr = _learning_rate(losses[1], task)
-        ours, theirs = (partial(_train, trained, task, lr) for trained in losses)
+        lr = _learning_rate(reference, task)
+        ours, theirs = (partial(_train, trained, task, lr) for trained in (loss, reference))
         settings = {"precision": "float64", "loss_precision": str(task.dtype).removeprefix("torch.")}
         with torch.compiler.set_stance("force_eager" if task.dtype == torch.float64 else "default"):
             return judge_training(ours, theirs, STEPS, *seeds_and_nudges(task.dtype), settings)
@@ -141,23 +147,16 @@ def _prepared(loss: Loss, task: Task, name: str) -> Loss:
         BadInput: it cannot be trained with.
     """
     loss, (logits, target) = _copy(loss), _trial(task)
-    with _inside(task):
+    with judging_in(task.dtype):
         if isinstance(loss, nn.Module):
             return in_working_type(loss.to(task.device), task.dtype, logits, target, name)
         validate_loss(loss, logits, target, name)
         return loss
 
 
-def _inside(task: Task) -> AbstractContextManager[object]:
-    """`all_in_float64` if the task's logits are in float64, else no context."""
-    return all_in_float64() if task.dtype == torch.float64 else nullcontext()
-
-
 def _as_judged(loss: Loss, task: Task, casts: set[str]) -> Loss:
     """The loss as it is judged on a task; in float64 it casts to no narrower type."""
-    if task.dtype != torch.float64:
-        return loss
-    return LossInFloat64(loss if isinstance(loss, nn.Module) else FunctionLoss(loss), casts)
+    return LossInFloat64(loss, casts) if task.dtype == torch.float64 else loss
 
 
 class Computation(NamedTuple):
@@ -210,9 +209,8 @@ def _check_large_logits(loss: Loss, reference: Loss, task: Task) -> None:
     """
     __tracebackhide__ = True
     logits, target = _trial(task, sure=1000)
-    with _inside(task):
-        losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
-        ours, theirs = (f(logits.clone().requires_grad_(), target.clone()).item() for f in losses)
+    with judging_in(task.dtype):
+        ours, theirs = (f(logits.clone().requires_grad_(), target.clone()).item() for f in (loss, reference))
     if isfinite(theirs) and not isclose(ours, theirs, rel_tol=0.1):
         advice = "subtract the largest logit of a row before exp, which overflows, and clamp nothing"
         raise AssertionError(f"the loss of logits of 1000 is {ours:.4g}, expected {theirs:.4g}\n  {advice}")

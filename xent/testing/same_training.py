@@ -1,7 +1,6 @@
 """The proof of a training of your own, with its own loop: `assert_same_training(train, reference)`."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 
 from xent.recording import BadInput, Recorder
 from xent.recording.device import accelerator, seeded
-from xent.recording.float64 import LookingOn, all_in_float64
+from xent.recording.float64 import LookingOn, judging_in
 from xent.recording.trace import Trace
 from xent.report.explanation import explanation
 from xent.verdict.floor import bitwise_identical
@@ -101,7 +100,7 @@ def judge_training(
         raise BadInput(f"seeds={seeds}, nudges={nudges}: expected 1 or more of each")
 
     def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
-        with all_in_float64() if dtype == torch.float64 else nullcontext():
+        with judging_in(dtype):
             recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
             recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
             with seeded(seed, accelerator()):

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xent.losses.function import FunctionLoss
 from xent.recording.float64 import widening
+from xent.training.validate_loss import Loss
 
 
 class LossInFloat64(nn.Module):
@@ -18,9 +20,9 @@ class LossInFloat64(nn.Module):
         casts: the types narrower than float64 to which the loss would have cast so far.
     """
 
-    def __init__(self, loss: nn.Module, casts: set[str]) -> None:
+    def __init__(self, loss: Loss, casts: set[str]) -> None:
         super().__init__()
-        self.loss, self.casts = loss, casts
+        self.loss, self.casts = loss if isinstance(loss, nn.Module) else FunctionLoss(loss), casts
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         value: Tensor = _InFloat64.apply(logits, target, self)

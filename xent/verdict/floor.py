@@ -40,8 +40,7 @@ class Drift:
         noise_above: at each probe step, the most decades that a nudge of the reference is above the other nudges.
         margin: decades above the floor, over runs and probe steps; NaN without a floor.
         noise: the largest margin of a nudge of the reference, judged against the other nudges.
-        late: at each late probe step, the decades between gap and floor, less those of the early ones, which are coarse
-            rounding.
+        above_late: at each late probe step, `above`.
         spread: the standard deviation, in decades, of one late probe of a candidate that only rounds.
     """
 
@@ -52,8 +51,18 @@ class Drift:
     noise_above: Gaps
     margin: float
     noise: float
-    late: Gaps
+    above_late: Gaps
     spread: float
+
+    @property
+    def coarseness(self) -> float:
+        """Decades above the floor at the first probe steps, which are coarse rounding; 0 if it rounds as finely."""
+        return max(0.0, self.early)
+
+    @property
+    def late(self) -> Gaps:
+        """At each late probe step, the decades above the floor that coarse rounding does not explain."""
+        return {step: decades - self.coarseness for step, decades in self.above_late.items()}
 
     @property
     def most_late(self) -> float:
@@ -133,10 +142,9 @@ def drift(pairs: list[Pair], gaps: Callable[[Trace, Trace], Gaps], dtype: torch.
     reach = max(_margin(noise[:, nudge]) for nudge in range(nudges))
     floor = by_step(10 ** nulls.mean(axis=(0, 1)))
     late = [i for i, step in enumerate(all_steps) if step >= LATE and gaps is output_gaps]  # losses are noisier
-    coarseness = max(0.0, float(np.mean([above_by_step[step] for step in steps if step in EARLY])))
-    late_above = dict(zip([all_steps[i] for i in late], (all_above[:, late].mean(axis=0) - coarseness).tolist()))
+    above_late = dict(zip([all_steps[i] for i in late], all_above[:, late].mean(axis=0).tolist()))
     spread = _spread(all_nulls[..., late])
-    return Drift(gap, floor, floor_range, above_by_step, noise_by_step, _margin(above), reach, late_above, spread)
+    return Drift(gap, floor, floor_range, above_by_step, noise_by_step, _margin(above), reach, above_late, spread)
 
 
 def _spread(nulls: Decades) -> float:
@@ -203,14 +211,12 @@ def check_measure(pair: Pair) -> None:
             fault = f"the first loss of {nudged.name} is {other:.9g}, that of {plain.name} {first:.9g}"
             advice = "turn dropout off, seed every random draw, reorder inputs and targets alike"
             raise BadInput(f"{fault}, and {rounding}: {advice}, and give a lower precision as a setting")
-        early = {step: gap for step, gap in output_gaps(nudged, plain).items() if step in EARLY}
-        apart = [step for step, gap in early.items() if gap > limit]
-        if apart and dtype == torch.float64:
-            fault = (
-                f"the outputs of {nudged.name} are {early[apart[0]]:.0e} from those of {plain.name} at step {apart[0]}"
-            )
-            advice = "turn dropout off, seed every random draw"
-            raise BadInput(f"{fault}, and {rounding}: {advice}; leave reorder out, where batches hand on a state")
+        for step in EARLY if dtype == torch.float64 else ():
+            both = [trace.probes[step] for trace in (nudged, plain) if step in trace.probes]
+            if len(both) == 2 and (gap := _distance(*both)) > limit:
+                fault = f"the outputs of {nudged.name} are {gap:.0e} from those of {plain.name} at step {step}"
+                advice = "turn dropout off, seed every random draw"
+                raise BadInput(f"{fault}, and {rounding}: {advice}; leave reorder out, where batches hand on a state")
 
 
 def moved(trace: Trace, pair: Pair) -> bool:
@@ -220,7 +226,10 @@ def moved(trace: Trace, pair: Pair) -> bool:
     rewards rise, and the losses of a GAN hover.
     """
     first, last = trace.first_outputs, trace.probes[max(trace.probes)]
-    gaps = [next(iter(output_gaps(nudged, pair.unnudged).values())) for nudged in pair.nudged]
+    gaps = []
+    for nudged in pair.nudged:
+        step = min(nudged.probes.keys() & pair.unnudged.probes.keys())
+        gaps.append(_distance(nudged.probes[step], pair.unnudged.probes[step]))
     floor = max(torch.finfo(first.dtype).eps, float(np.mean(gaps)) if gaps else 0.0)
     far = max(10 * floor, min(1000 * floor, 0.1))  # 1000 times the floor of a half type would be too much
     return len(trace.probes) == 1 or (_distance(last, first) > far and bool(last.isfinite().all()))

@@ -68,6 +68,11 @@ class Judgement:
             return Verdict.OTHER_VALUES
         return Verdict.COARSER if above_floor else Verdict.SAME
 
+    @property
+    def casts(self) -> list[str]:
+        """The types that the candidate casts to, which were seen through."""
+        return sorted({cast for pair in self.pairs for cast in pair.candidate.casts})
+
     def allowed(self, drift: Drift) -> float:
         """Decades above the floor that outputs, or losses, may reach: the limit, or what any nudged run reaches."""
         return max(self.limit, drift.noise)  # a NaN is never the larger
@@ -121,15 +126,13 @@ class Judgement:
         """
         if self.other_precision is None or any(_broke(pair, what) for pair in self.pairs):
             return False
-        both = sorted((self, self.other_precision), key=lambda judgement: judgement.settings["precision"] == "float64")
-        coarse, fine = (getattr(judgement, what) for judgement in both)
-        rounding = max(0.0, coarse.early)
-        explained = (
-            coarse.margin - rounding <= max(2 * both[0].limit, coarse.noise)
-            and coarse.most_late <= 2 * both[0].allowed_late
-        )
-        in_float64 = 0.0 if any(pair.candidate.casts for pair in both[1].pairs) else rounding  # casts were seen through
-        same = fine.margin - in_float64 <= max(both[1].limit, fine.noise) and fine.most_late <= both[1].allowed_late
+        both = self, self.other_precision
+        other, in_float64 = sorted(both, key=lambda judgement: judgement.settings["precision"] == "float64")
+        coarse, fine = getattr(other, what), getattr(in_float64, what)
+        explained = coarse.margin - coarse.coarseness <= max(2 * other.limit, coarse.noise)
+        explained = explained and coarse.most_late <= 2 * other.allowed_late
+        coarseness = 0.0 if in_float64.casts else coarse.coarseness  # what is seen through rounds as float64 does
+        same = fine.margin - coarseness <= in_float64.allowed(fine) and fine.most_late <= in_float64.allowed_late
         return bool(explained and same)
 
 
