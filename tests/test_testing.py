@@ -262,7 +262,8 @@ def test_the_message_says_by_how_much_from_when_and_what_was_expected() -> None:
     ours, theirs = (float(line.split()[-1]) for line in lines[5:7])
     assert lines[5].startswith("gradient of logit [")
     assert ours / theirs == pytest.approx(1 + 1e-6, rel=1e-12)
-    assert lines[7] == "the gradient is 1.000001 times the reference's: a constant factor"
+    assert lines[7].startswith("where step 1, gradient at the output of 3 (Linear): 1"), "of the last module"
+    assert lines[-1] == "the gradient is 1.000001 times the reference's: a constant factor"
 
 
 def test_the_evidence_is_of_a_step_at_which_the_mistake_was_made() -> None:

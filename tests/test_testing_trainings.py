@@ -1,5 +1,6 @@
 """assert_same_training: trainings that are right, wrong, or cannot be compared."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -55,7 +56,7 @@ def test_right_trainings_pass_in_every_precision(dtype: torch.dtype) -> None:
 
 def test_a_wrong_training_is_told_with_evidence_even_if_one_seed_alone_meets_the_mistake() -> None:
     with pytest.raises(AssertionError) as told:
-        prove(partial(train, loss=lambda logits, target: cross_entropy(logits, target) * (1 + 1e-9)))
+        prove(partial(train, loss=lambda logits, target: cross_entropy(logits, target) * (1 + 1e-9)), where=False)
     headline, *lines = str(told.value).splitlines()
     assert headline == "training is different from training with the reference"
     rows = dict(line.strip().split("  ", 1) for line in lines)
@@ -69,6 +70,67 @@ def test_a_wrong_training_is_told_with_evidence_even_if_one_seed_alone_meets_the
 
     with pytest.raises(AssertionError, match="training is different"):
         prove(faster_with_seed_3, dtype=torch.float32)
+
+
+def begins(train: Any, **arguments: Any) -> list[str]:
+    """The lines of a failing proof on where it begins."""
+    with pytest.raises(AssertionError, match="\n  where  ") as told:
+        prove(train, **arguments)
+    lines = str(told.value).partition("\n  where")[2].splitlines()
+    return [line.strip() for line in lines]
+
+
+def test_a_failing_proof_names_the_step_and_the_tensor() -> None:
+    def late(logits: Tensor, target: Tensor) -> Tensor:
+        calls.append(1)
+        return cross_entropy(logits, target) * (1 + 1e-6 * (len(calls) > 10))
+
+    def counting(recorder: Recorder, dtype: torch.dtype) -> None:
+        calls.clear()
+        train(recorder, dtype, loss=late)
+
+    calls: list[int] = []
+    place, before, meaning, seconds = begins(counting, steps=40)
+    assert place.startswith("step 11, loss: ") and place.endswith(" decades above rounding")
+    assert before.startswith("everything before it in that step is the same: 14 tensors, last output of Sequential")
+    assert meaning == "the outputs of all modules are the same: look at the loss"
+    assert seconds.startswith("found in ") and seconds.endswith(" s by training again, which where=False leaves out")
+
+
+def test_where_it_begins_is_looked_for_in_float64_and_may_be_left_out() -> None:
+    faster = partial(train, lr=0.101)
+    assert begins(faster, dtype=torch.float32, steps=40)[0].startswith("step 1, update of 0.weight: 1")
+    trained: list[torch.dtype] = []
+
+    def counted(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype, lr=0.101)
+        trained.append(dtype)
+
+    with pytest.raises(AssertionError) as told:
+        prove(counted, dtype=torch.float32, steps=40, where=False)
+    assert trained == [torch.float32] * 4 and "where" not in str(told.value).replace("where 1.0 are rounding", "")
+
+
+class Renamed(nn.Sequential):
+    """Its children have other names than those of nn.Sequential."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        for number, layer in enumerate(layers):
+            self.add_module(f"layer{number}", layer)
+
+
+def test_modules_of_other_names_are_compared_once_they_are_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def renamed(recorder: Recorder, dtype: torch.dtype) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(nn, "Sequential", Renamed)
+            train(recorder, dtype, loss=lambda logits, target: cross_entropy(logits, target, label_smoothing=1e-6))
+
+    names = {f"layer{number}": str(number) for number in range(4)} | {"Renamed": "Sequential"}
+    place, *_ = begins(renamed, rename=names, steps=40)
+    assert place.startswith("step 1, loss: ")
+    *_, left_out, _ = begins(renamed, steps=40)
+    assert re.fullmatch(r"not compared, for want of a counterpart: \d\d tensors, .*", left_out)
 
 
 def test_other_weights_batches_or_outputs_or_nothing_learned_are_told_as_what_is_wrong() -> None:

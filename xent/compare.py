@@ -15,18 +15,24 @@ from xent.recording.errors import BadInput
 from xent.recording.trace import FILE, Trace, load
 from xent.report import tensorboard
 from xent.report.page import page
-from xent.report.picture import draw
+from xent.report.picture import draw, draw_where
 from xent.report.summary import Summary, exit_code, summarise
 from xent.report.terminal import print_summary
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
+from xent.verdict.where import Renames, rename_captures
 
 SWEEP = "multirun.yaml"  # Hydra writes it into the folder of a sweep
 CHECKPOINT = "checkpoint.pt"
 
 
 def compare(
-    folders: list[Path], by: str = "loss", reference: str | None = None, output: Path | None = None, command: str = ""
+    folders: list[Path],
+    by: str = "loss",
+    reference: str | None = None,
+    output: Path | None = None,
+    command: str = "",
+    rename: Renames | None = None,
 ) -> int:
     """Judge the runs in these folders, print the verdicts and write the report.
 
@@ -37,6 +43,7 @@ def compare(
         output: the folder of the report. Defaults to `comparison` in the folder of a sweep, or to a new folder beside
             runs that belong to no sweep.
         command: what was typed, for the report.
+        rename: module paths of the candidates, or parts of them, and what they are in the references.
 
     Returns:
         the exit code; see xent.report.summary.exit_code.
@@ -46,6 +53,8 @@ def compare(
     """
     traces = load_runs(folders)
     matched = pairs(traces, by, reference)
+    for pair in matched:
+        rename_captures(pair.candidate, rename or {})
     summary = summarise(judge(matched), by, command)
     parent = _common_parent(traces)
     folder = "comparison" if (parent / SWEEP).exists() else f"{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison"
@@ -57,13 +66,15 @@ def compare(
 
 
 def write_report(summary: Summary, folder: Path) -> None:
-    """Write `verdict.json`, `report.md`, `curves.png` and TensorBoard events; print the verdicts and the answer."""
+    """Write `verdict.json`, `report.md`, pictures and TensorBoard events; print the verdicts and the answer."""
     folder.mkdir(parents=True, exist_ok=True)
-    text, picture = page(summary), draw(summary)
+    text, picture, where = page(summary), draw(summary), draw_where(summary)
     (folder / "verdict.json").write_text(json.dumps(summary, indent=1))
     (folder / "report.md").write_text(text)
     picture.savefig(folder / "curves.png", dpi=150)
-    tensorboard.write(summary, folder, text, picture)
+    if where:
+        where.savefig(folder / "where.png", dpi=150)
+    tensorboard.write(summary, folder, text, picture, where)
     print_summary(summary)
     print(f"Report: {os.path.relpath(folder / 'report.md')}\nPicture: {os.path.relpath(folder / 'curves.png')}")
     in_outputs = folder.resolve().is_relative_to(Path("outputs").resolve())
@@ -116,10 +127,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--by", default="loss", help="the setting that is compared, as device; %(default)s")
     parser.add_argument("--reference", help="its value in the reference runs; torch for losses")
     parser.add_argument("--output", type=Path, help="the folder of the report; comparison/ in a sweep, else a new one")
+    renames = "a module path of the candidates, or a part of it, and what it is in the references; to find where"
+    parser.add_argument("--rename", metavar="OURS=THEIRS", action="append", default=[], help=renames)
     options = parser.parse_args(arguments)
+    rename = {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in options.rename)}
     command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
     try:
-        sys.exit(compare(options.runs, options.by, options.reference, options.output, command))
+        sys.exit(compare(options.runs, options.by, options.reference, options.output, command, rename))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
     except Exception:  # a bug in xent is no verdict

@@ -41,6 +41,8 @@ FOREIGN: dict[str, Any] = {
     "sample_steps": np.array([], np.int64),
     "samples": np.empty((0, 3)),
     "casts": "[]",
+    "captured": "[]",
+    "sketches": np.array([]),
 }
 FAULTS: dict[str, dict[str, Any]] = {
     "settings need integers as seed and nudge, and a precision": {"settings": json.dumps({"seed": 0, "nudge": 0})},
@@ -54,6 +56,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     r"2 probes after steps .1, 3. of 2, expected them in order": {"probe_steps": np.array([1, 3])},
     r"1 probes after steps .0. of 2": {"probe_steps": np.array([0]), "probes": np.zeros((1, 3, 4))},
     "probes are torch.int32, expected floating point": {"probe_dtype": "int32"},
+    "split_with_sizes expects split_sizes to sum": {"captured": json.dumps([(1, "loss", [], "", 1)])},
 }
 
 
@@ -61,7 +64,7 @@ def test_a_trace_of_another_framework_is_read_and_what_is_no_trace_is_told(tmp_p
     with pytest.raises(BadInput, match=rf"{tmp_path} has no trace.npz: expected the folder of a run"):
         load(tmp_path)
     np.savez(tmp_path / "trace.npz", version=0)
-    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 7"):
+    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 8"):
         load(tmp_path)
     np.savez(tmp_path / "trace.npz", **FOREIGN)
     trace = load(tmp_path)

@@ -47,7 +47,8 @@ def build(run: Run, train: Split) -> Training:
     model = _with_batch_norm_of_parts(model, run).to(run.dtype)
     if rank() == 0:
         (run.folder / FILE).unlink(missing_ok=True)  # an earlier trace, of fewer epochs
-    recorder = Recorder(run.folder if rank() == 0 else None, steps=steps, settings=run.settings, nudge=config.nudge)
+    folder = run.folder if rank() == 0 else None
+    recorder = Recorder(folder, steps=steps, settings=run.settings, nudge=config.nudge, where=config.where)
     recorder.nudge(model)
     if judges_function(run):
         loss = LossInFloat64(loss, recorder.trace.casts)

@@ -44,6 +44,7 @@ class Config:
     compile: bool
     seed: int
     nudge: int
+    where: Any  # int, list[int] or None
     epochs: int
     max_steps: int | None
     batch_size: int

@@ -1,6 +1,6 @@
 """The recorder of a training, in anyone's loop or ours."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import nan
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xent.recording.capture import Capture, Captured
 from xent.recording.device import accelerator, forked, widest_float
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint, sample_marks
@@ -42,7 +43,13 @@ class Recorder:
     """
 
     def __init__(
-        self, folder: str | Path | None = None, *, steps: int, settings: Mapping[str, Any] | None = None, nudge: int = 0
+        self,
+        folder: str | Path | None = None,
+        *,
+        steps: int,
+        settings: Mapping[str, Any] | None = None,
+        nudge: int = 0,
+        where: int | Sequence[int] | None = None,
     ) -> None:
         """Begin to record a training.
 
@@ -53,6 +60,9 @@ class Recorder:
                 training computes in another type than its outputs have (`bfloat16` under autocast). The device, its
                 processor and PyTorch's version are added.
             nudge: draws what must not matter; 0 changes nothing.
+            where: the steps of which every tensor is captured, so that comparison can name the first one that differs:
+                the first 3 with `where=3`, these two with `where=[3, 100]`. In them `reorder` changes nothing. Matched
+                runs share it.
 
         Raises:
             BadInput: the folder holds a finished run or cannot be made, or an argument is out of range.
@@ -66,10 +76,12 @@ class Recorder:
             (self._folder or Path()).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"{folder} cannot be made ({error.strerror}): give another folder") from error
+        self._where = captured_steps(where, steps)
+        self._capture: Capture | None = None
         self._models: list[nn.Module] = []
         self._bits = stream("nudged weights", nudge)
         losses = torch.full((steps,), nan, dtype=torch.float64)
-        self.trace = Trace(run_settings(settings or {}, nudge), losses)
+        self.trace = Trace(run_settings({**(settings or {}), **({"where": where} if where else {})}, nudge), losses)
         if casts_seen_through() is not None:
             self.trace.settings["precision"] = "float64"
 
@@ -111,6 +123,7 @@ class Recorder:
         if trace.settings["nudge"] > 0:
             nudge_weights(model, self._bits, precision_of(trace.settings))
         self._models.append(model)
+        self._begin_capture()
 
     def reorder(self, *batch: Any, dim: int = 0) -> Any:
         """Put the samples of a batch in the order of the nudge, the same in all tensors. A nudge of 0 changes nothing.
@@ -133,7 +146,8 @@ class Recorder:
         if step in FIRST_BATCHES and world_size() == 1:
             marks = sample_marks(whole_batch, dim, samples)
             self.trace.samples[step] = torch.cat([self.trace.samples.get(step, marks[:0]), marks])
-        return reordered(whole_batch, dim, batch_order(samples, nudge, step)) if nudge > 0 else whole_batch
+        keeps_order = nudge == 0 or step in self._where  # in another order, activations do not stand beside each other
+        return whole_batch if keeps_order else reordered(whole_batch, dim, batch_order(samples, nudge, step))
 
     def begin(self, probe: Probe) -> None:
         """Record the outputs before the first step, to show that runs begin alike. The verdict does not need them."""
@@ -163,8 +177,11 @@ class Recorder:
         # DistributedDataParallel takes the gradient of this mean over the processes.
         trace.losses[trace.step] = sum_over_ranks(value.reshape(()).to(trace.losses.dtype)) / world_size()
         trace.step += 1
+        if self._capture:
+            trace.captures[trace.step] = self._capture.finish(trace.losses[trace.step - 1])
         if is_probe_step(trace.step, self.steps):
             self._record_probe(probe)
+        self._begin_capture()
 
     def test(self, loss: float, accuracy: float = nan) -> None:
         """Record an evaluation after this step, on data that is not trained on. The report shows it.
@@ -199,7 +216,10 @@ class Recorder:
         losses = trace.losses[: trace.step].clone()  # of a view, torch.save would save the whole storage
         names = "settings", "probes", "tests", "fingerprints", "samples"
         parts = {name: dict(getattr(trace, name)) for name in names}
-        return {"steps": self.steps, "losses": losses, **parts}
+        captures = {
+            step: {name: tuple(one) for name, one in tensors.items()} for step, tensors in trace.captures.items()
+        }
+        return {"steps": self.steps, "losses": losses, **parts, "captures": captures}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume the record of a stopped run, after its steps.
@@ -217,6 +237,15 @@ class Recorder:
         # the last step of a shorter run is no probe step of a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
         trace.tests, trace.fingerprints, trace.samples = (dict(state[k]) for k in ("tests", "fingerprints", "samples"))
+        for step, tensors in state["captures"].items():
+            trace.captures[step] = {name: Captured(*captured) for name, captured in tensors.items()}
+        self._begin_capture()
+
+    def _begin_capture(self) -> None:
+        """Capture the next step, if that was asked for."""
+        if self._capture:
+            self._capture.stop()
+        self._capture = Capture(self._models) if self.trace.step + 1 in self._where else None
 
     def _fingerprint(self, name: str, tensors: Iterable[Tensor], split: bool) -> None:
         """Add these tensors to the fingerprint of this name."""
@@ -239,6 +268,23 @@ class Recorder:
             raise BadInput(f"the probe made {both}, after {trace.step} steps: expected one shape and type")
         if rank() == 0:
             trace.probes[trace.step] = outputs.to("cpu", copy=True)  # a copy: the outputs may be weights, which change
+
+
+def captured_steps(where: int | Sequence[int] | None, steps: int) -> Container[int]:
+    """The steps of which every tensor is captured.
+
+    Args:
+        where: see `Recorder`.
+        steps: of the training.
+
+    Raises:
+        BadInput: they are no steps of it.
+    """
+    numbers = range(1, where + 1) if isinstance(where, int) else where or ()
+    if not all(isinstance(number, int) and 1 <= number <= steps for number in numbers) or (where and not numbers):
+        expected = f"expected how many of the first steps to capture, or a list of steps up to {steps}"
+        raise BadInput(f"where={where}: {expected}")
+    return frozenset(numbers)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ KEYS = {
     "nudged order": 1,  # numbers: nudge, step
     "nudged logits": 2,  # numbers: nudge, step
     "nudged weights": 4,  # numbers: nudge
+    "sketch": 5,  # numbers: part of the tensor
 }
 
 

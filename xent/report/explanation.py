@@ -1,5 +1,6 @@
 """Why a proof failed, in a few aligned lines."""
 
+from collections.abc import Sequence
 from math import isclose, log
 from typing import NamedTuple
 
@@ -32,13 +33,14 @@ class Evidence(NamedTuple):
     expected_gradient: Tensor
 
 
-def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = None) -> str:
+def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = None, begins: Sequence[str] = ()) -> str:
     """The message of a failed proof: how far above the floor, from which step on, and a likely cause.
 
     Args:
         judgement: one that is not the same.
         advice: what to try if nothing was proved.
         evidence: for a proof of two losses.
+        begins: lines on where it begins.
     """
     step, mismatch = judgement.left_floor, judgement.first_mismatch
     if step is None:
@@ -64,6 +66,7 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         rows += [("precision", judgement.settings["precision"])]
     if judgement.casts:
         rows += [("casts seen through", ", ".join(judgement.casts))]
+    rows += zip(("where", *[""] * len(begins)), begins)
     width = max(len(name) for name, _ in rows)
     hint = _hint(evidence) if evidence else ""
     if mismatch:

@@ -34,12 +34,23 @@ def page(summary: Summary) -> str:
         *summary["remarks"],
         "![Training losses over each other, and the gaps to the reference above the floor](curves.png)",
         f"## Verdict\n\n{markdown_table(verdict_rows(summary))}",
+        *_where(summary),
         f"## In detail\n\n{markdown_table(detail_rows(summary))}",
         f"## Gap to the reference, after so many steps\n\n{markdown_table(gap_rows(summary))}",
         f"## What was run\n\n{markdown_table([['', ''], *_what_was_run(summary)])}",
         f"{RULE}\n## To repeat it\n\n```console\n{summary['command']}\n```",
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _where(summary: Summary) -> list[str]:
+    """The section on where candidates leave the floor, if the runs captured any step."""
+    named = {name: part["where"] for name, part in summary["candidates"].items() if part["where"]}
+    if not named:
+        return []
+    rows = [["run", "where"], *([name, "; ".join(where["in words"])] for name, where in named.items())]
+    picture = "![Every tensor of a step, in order, in decades above its own floor](where.png)"
+    return [f"## Where it begins\n\n{markdown_table(rows)}", picture]
 
 
 def _what_was_run(summary: Summary) -> Rows:

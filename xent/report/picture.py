@@ -1,4 +1,4 @@
-"""The picture of a comparison: losses over each other, and the gaps below them."""
+"""The pictures of a comparison: losses over each other with the gaps below them, and where a candidate parts."""
 
 from itertools import cycle
 
@@ -7,10 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from xent.report.summary import Summary, candidates_of
+from xent.verdict.where import KINDS, kind_of
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*PX"
 FEW = 8  # candidates whose names fit inside the axes
+ROWS = 6  # of the picture of places
 HIGHEST = 1e3  # largest gap drawn, and largest loss relative to the reference's: beyond, all is as wrong
 
 
@@ -58,6 +60,38 @@ def _draw_gaps(axes: Axes, reference: Summary, candidates: dict[str, Summary]) -
     axes.set(xlabel="step", xscale="log", ylabel="distance from the reference's outputs, relative")
     if any(gap != 0 for candidate in candidates.values() for gap in candidate["gap"].values()):
         axes.set_yscale("log")
+
+
+def draw_where(summary: Summary) -> Figure | None:
+    """Draw every tensor of the step in which a candidate leaves the floor, in order, above its own floor.
+
+    A row for each candidate, of at most ROWS: of those that leave it, if any does. None if no step was captured.
+    """
+    captured = {name: part["where"] for name, part in summary["candidates"].items() if part["where"]}
+    left = {name: where for name, where in captured.items() if where["tensor"]}
+    shown = dict(list((left or captured).items())[:ROWS])
+    if not shown:
+        return None
+    figure = Figure(figsize=(9, 1 + 3 * len(shown)), layout="constrained")
+    rows = figure.subplots(len(shown), squeeze=False)[:, 0]
+    for axes, (name, where) in zip(rows, shown.items()):
+        names, decades = list(where["decades"]), list(where["decades"].values())
+        for kind, colour in zip(KINDS, colormaps["tab10"].colors):  # type: ignore[attr-defined]
+            of_kind = [i for i, tensor in enumerate(names) if kind_of(tensor) == kind]
+            if of_kind:
+                label = kind.removesuffix(" of")
+                axes.plot(of_kind, [decades[i] for i in of_kind], ".", color=colour, label=label)
+        axes.axhline(where["limit"], color="0.4", linewidth=0.8, linestyle="--", label="limit of rounding")
+        if where["tensor"]:
+            first = names.index(where["tensor"])
+            axes.plot(first, decades[first], "o", markersize=12, fillstyle="none", color="black")
+            axes.axvline(first, color="black", linewidth=0.6)
+        begins = where["begins at"] or f"step {where['step']}"
+        axes.set(title=f"{name}: {begins}", ylabel="decades above its floor")
+        axes.set_xlabel(f"tensors of step {where['step']}, in order")
+        axes.grid(alpha=0.3)
+    rows[0].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure
 
 
 def _points(curve: dict[int, float | None]) -> tuple[list[int], list[float]]:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from xent.recording.trace import Trace
+from xent.report.place import begins_at, place_lines
 from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
 from xent.verdict.matching import without
+from xent.verdict.where import Where
 
 Summary = dict[str, Any]  # of JSON values; null where a number is not finite
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_POINTS = 1000  # per curve, as many as TensorBoard shows
 LARGEST_ROUNDING = 10.0  # decades; float32 rounding in float64 makes nine
 SHOWN = 3  # differing candidates that the answer names; the table has them all
@@ -95,7 +97,16 @@ def figures(judgement: Judgement) -> Summary:
         "losses above floor": None if identical else losses.margin,
         "losses differ by": torch.stack(differences).max().item(),
         "gap": outputs.gap,
+        "where": _where(judgement.where),
     }
+
+
+def _where(where: Where | None) -> Summary | None:
+    """Where a candidate leaves the floor: in words, and every tensor of that step."""
+    if where is None:
+        return None
+    words = {"begins at": begins_at(where), "in words": place_lines(where)}
+    return words | {"step": where.step, "tensor": where.tensor, "limit": where.limit, "decades": where.decades}
 
 
 def exit_code(summary: Summary) -> int:
@@ -174,7 +185,10 @@ def _how(name: str, candidate: Summary, reference: str) -> str:
     different = candidate["verdict"] == Verdict.DIFFERENT
     decades = candidate["decades above floor" if different else "losses above floor"]
     how = "differs" if different else f"trains as {reference} does but reports other values,"
-    return f"{name} {how} from step {candidate['left floor at step']} on, by {decades:.1f} decades above rounding"
+    where = candidate["where"] and candidate["where"]["begins at"]
+    begins = f", first at {where}" if where else ""
+    step = candidate["left floor at step"]
+    return f"{name} {how} from step {step} on, by {decades:.1f} decades above rounding{begins}"
 
 
 def _precision(settings: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ PICTURE = re.compile(r"!\[.*?\]\(.*?\)\n\n")  # a link to a file, which TensorBo
 Curves = dict[str, dict[str, dict[int, float | None]]]  # by run, by tag, by step
 
 
-def write(summary: Summary, folder: Path, page: str, picture: Figure) -> None:
-    """Write page and picture as the run `comparison`, and inside it the curves, a run for each candidate."""
+def write(summary: Summary, folder: Path, page: str, picture: Figure, where: Figure | None) -> None:
+    """Write page and pictures as the run `comparison`, and inside it the curves, a run for each candidate."""
     for old in [*folder.glob("events.out.tfevents.*"), *folder.glob("curves/*/events.out.tfevents.*")]:
         old.unlink()  # TensorBoard would also draw the curves of an earlier comparison
     sweep = folder.resolve().parent.name
@@ -34,6 +34,8 @@ def write(summary: Summary, folder: Path, page: str, picture: Figure) -> None:
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("verdict", PICTURE.sub("", page), 0)
         writer.add_figure("curves", picture, close=False)
+        if where:
+            writer.add_figure("where", where, close=False)
         writer.add_custom_scalars(charts)
     for run, by_tag in curves.items():
         with SummaryWriter(str(folder / "curves" / run.replace("/", "%2F"))) as writer:

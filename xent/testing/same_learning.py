@@ -1,6 +1,7 @@
 """The proof of a loss of your own, on a synthetic task: `assert_same_learning(MyLoss())`."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from xent.recording.errors import in_one_line
 from xent.recording.float64 import LookingOn, judging_in
 from xent.report.explanation import Evidence, explanation
 from xent.testing.same_training import SAME, computed_in, half_types, judge_training, seeds_and_nudges
+from xent.testing.trained import Train, where_it_begins
 from xent.training.data import batches
 from xent.training.diagnostics import value_and_gradient
 from xent.training.loop import Training, fit
@@ -36,6 +38,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     device: str = "cpu",
     probabilities: bool = False,
     places: tuple[int, ...] = (),
+    where: bool = True,
 ) -> None:
     """Assert that training with `loss` behaves as training with `reference`, down to rounding.
 
@@ -64,6 +67,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
         device: where network and losses are.
         probabilities: whether targets are distributions `[batch, classes, *places]`.
         places: logits are `[batch, classes, *places]` and class indices `[batch, *places]`.
+        where: whether to train again if they differ, to name the first tensor that does.
 
     Raises:
         BadInput: the loss cannot be trained with.
@@ -81,7 +85,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     task = Task(classes, ignored, ignore_index, places, probabilities, device, dtype)
-    losses = _assert_same(loss, reference, task)
+    losses = _assert_same(loss, reference, task, where)
     _check_large_logits(*losses, task)
     if dtype == torch.float64:
         ours, theirs = (_looked_at(one, task).narrower for one in (loss, reference))
@@ -90,13 +94,14 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
             raise AssertionError(f"{computed_in(half)}\n  if that is meant, judge it with dtype={coarsest}")
         if ours - theirs:
             note = "it casts to float32, so it was judged as written too, on float32 logits"
-            _assert_same(loss, reference, replace(task, dtype=torch.float32), note)
+            _assert_same(loss, reference, replace(task, dtype=torch.float32), where, note)
 
 
-def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> tuple[Loss, Loss]:
+def _assert_same(loss: Loss, reference: Loss, task: Task, where: bool, note: str = "") -> tuple[Loss, Loss]:
     """Assert that both losses train the same on a task.
 
     Args:
+        where: whether to say where they part.
         note: the last line of the message, if they do not.
 
     Returns:
@@ -111,10 +116,13 @@ def _assert_same(loss: Loss, reference: Loss, task: Task, note: str = "") -> tup
     if judgement.verdict in SAME:
         return losses
     evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
+    with _as_in_a_proof(task):
+        again = *_trainings(*losses, task), judgement, _settings(task), None, None
+        begins = where_it_begins(*again) if where else []
     advice = "fewer classes, fewer ignored targets, or weights that are closer to each other"
     if not _looked_at(loss, task).is_pytorchs:
         note = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"
-    raise AssertionError("\n  ".join(filter(None, [explanation(judgement, advice, evidence), note])))
+    raise AssertionError("\n  ".join(filter(None, [explanation(judgement, advice, evidence, begins), note])))
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
@@ -127,17 +135,31 @@ def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
 
 
 def _judged(loss: Loss, reference: Loss, task: Task) -> Judgement:
-    """The judgement of two losses that were prepared, trained on one thread."""
+    """The judgement of two losses that were prepared."""
+    with _as_in_a_proof(task):
+        return judge_training(*_trainings(loss, reference, task), STEPS, *seeds_and_nudges(task.dtype), _settings(task))
+
+
+@contextmanager
+def _as_in_a_proof(task: Task) -> Iterator[None]:
+    """Train on one thread, and in float64 without compiling."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on so small a network, threads only wait for each other, and long on a busy machine
     try:
-        lr = _learning_rate(reference, task)
-        ours, theirs = (partial(_train, trained, task, lr) for trained in (loss, reference))
-        settings = {"precision": "float64", "loss_precision": str(task.dtype).removeprefix("torch.")}
         with torch.compiler.set_stance("force_eager" if task.dtype == torch.float64 else "default"):
-            return judge_training(ours, theirs, STEPS, *seeds_and_nudges(task.dtype), settings)
+            yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _trainings(loss: Loss, reference: Loss, task: Task) -> tuple[Train, Train]:
+    """The trainings with both losses, which were prepared."""
+    lr = _learning_rate(reference, task)
+    return partial(_train, loss, task, lr), partial(_train, reference, task, lr)
+
+
+def _settings(task: Task) -> dict[str, str]:
+    return {"precision": "float64", "loss_precision": str(task.dtype).removeprefix("torch.")}
 
 
 def _prepared(loss: Loss, task: Task, name: str) -> Loss:

@@ -1,29 +1,21 @@
 """The proof of a training of your own, with its own loop: `assert_same_training(train, reference)`."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from inspect import signature
-from typing import Any
-
 import torch
 
 from xent.recording import BadInput, Recorder
 from xent.recording.device import accelerator, seeded
-from xent.recording.float64 import LookingOn, judging_in
-from xent.recording.trace import Trace
+from xent.recording.float64 import LookingOn
 from xent.report.explanation import explanation
+from xent.testing.trained import Dtype, Settings, Train, trained, where_it_begins, with_dtype
 from xent.verdict.floor import bitwise_identical
 from xent.verdict.judging import Judgement, Verdict, judge, together
 from xent.verdict.matching import Pair, check_same_probes
-
-Train = Callable[..., None]  # (recorder) or (recorder, dtype)
-Settings = Mapping[str, Any] | None
-Dtype = torch.dtype | None
+from xent.verdict.where import Renames
 
 SAME = (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
 
 
-def assert_same_training(
+def assert_same_training(  # noqa: PLR0913  each a keyword of its own, as a caller writes them
     train: Train,
     reference: Train,
     *,
@@ -32,6 +24,8 @@ def assert_same_training(
     seeds: int | None = None,
     nudges: int | None = None,
     settings: Settings = None,
+    where: bool = True,
+    rename: Renames | None = None,
 ) -> None:
     """Assert that `train` and `reference` train the same, down to rounding.
 
@@ -58,6 +52,8 @@ def assert_same_training(
         seeds: how many; both are trained for each. Defaults to 1, or to 4 if outputs are not in float64.
         nudges: how many for each seed. Defaults to 4, or to 2 if outputs are not in float64.
         settings: of the recorders, such as {"precision": "bfloat16"} under autocast.
+        where: whether to train again if they differ, in float64, to name the first tensor that does.
+        rename: for that, module paths of `train`, or parts of them, and what they are in `reference`.
 
     Raises:
         BadInput: the trainings cannot be compared, a seed or a nudge has no effect, or a nudge too large a one, or an
@@ -71,7 +67,9 @@ def assert_same_training(
     judgements = together([judge_training(train, reference, steps, seeds, nudges, settings, one) for one in dtypes])
     for judgement in judgements:
         if judgement.verdict not in SAME:
-            raise AssertionError(explanation(judgement, "more steps, or another learning rate"))
+            again = train, reference, judgement, settings, torch.float64, rename
+            begins = where_it_begins(*again) if where else []
+            raise AssertionError(explanation(judgement, "more steps, or another learning rate", begins=begins))
     if Verdict.COARSER in [judgement.verdict for judgement in judgements]:
         as_written = next(one for one in dtypes if one != torch.float64)
         narrower = [_narrower_types(function, steps, settings, as_written) for function in (train, reference)]
@@ -99,25 +97,17 @@ def judge_training(
     if any(count is not None and count < 1 for count in (seeds, nudges)):
         raise BadInput(f"seeds={seeds}, nudges={nudges}: expected 1 or more of each")
 
-    def trained(train: Train, name: str, seed: int, nudge: int = 0) -> Trace:
-        with judging_in(dtype):
-            recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
-            recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-            with seeded(seed, accelerator()):
-                _with_dtype(train, dtype)(recorder)
-            recorder.finish()
-        return recorder.trace
-
-    first = trained(reference, "the reference", seed=0)
+    again = steps, settings, dtype
+    first = trained(reference, "the reference", *again, seed=0)
     usual = seeds_and_nudges(first.first_outputs.dtype)
     numbers = range(1, 1 + (nudges or usual[1]))
     pairs: list[Pair] = []
     for seed in range(seeds or usual[0]):
-        unnudged = trained(reference, "the reference", seed) if seed else first
+        unnudged = trained(reference, "the reference", *again, seed) if seed else first
         if pairs and bitwise_identical(unnudged, first):
             raise BadInput(f"seeds 0 and {seed} train alike: draw from recorder.seed, or give seeds=1")
-        nudged = [trained(reference, "the reference", seed, nudge) for nudge in numbers]
-        candidate = trained(train, "the training", seed)
+        nudged = [trained(reference, "the reference", *again, seed, nudge) for nudge in numbers]
+        candidate = trained(train, "the training", *again, seed)
         check_same_probes(candidate, unnudged)
         pairs.append(Pair(candidate, unnudged, unnudged, nudged))
     (judgement,) = judge(pairs)
@@ -147,12 +137,5 @@ def _narrower_types(train: Train, steps: int, settings: Settings, dtype: Dtype) 
     """The types narrower than what they are computed from, in a training as it is written."""
     recorder = Recorder(steps=steps, settings=settings)
     with LookingOn() as looking, seeded(recorder.seed, accelerator()):
-        _with_dtype(train, dtype)(recorder)
+        with_dtype(train, dtype)(recorder)
     return looking.narrower
-
-
-def _with_dtype(train: Train, dtype: Dtype) -> Train:
-    """Bind `dtype` if the function takes one; it then takes the recorder alone. One bound by `partial` stays."""
-    is_bound = isinstance(train, partial) and "dtype" in train.keywords
-    takes_one = dtype is not None and not is_bound and "dtype" in signature(train).parameters
-    return partial(train, dtype=dtype) if takes_one else train

@@ -13,6 +13,7 @@ from torch import Tensor
 from xent.recording.trace import Trace
 from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, moved, output_gaps
 from xent.verdict.matching import Pair, first_mismatch, without
+from xent.verdict.where import Where, where
 
 # Decades above the floor that rounding does not explain, for one seed. For a mean over n seeds, divide by sqrt(n).
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
@@ -112,6 +113,11 @@ class Judgement:
         """The first input of a run that its reference did not get, such as another batch; empty if there is none."""
         others = (first_mismatch(pair.candidate, pair.reference) for pair in self.pairs)
         return next(filter(None, others), "")
+
+    @cached_property
+    def where(self) -> Where | None:
+        """Where the candidate leaves the floor; None if no step of all runs was captured."""
+        return where(self.pairs)
 
     def _shrinks(self, what: str) -> bool:
         """Whether what is above the floor shrinks with the precision, as rounding does and a mistake does not.

@@ -1,0 +1,58 @@
+"""Sketches of tensors: a few numbers in which distances are kept."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from xent.recording.device import widest_float
+from xent.recording.fingerprint import wide
+from xent.recording.nudge import random_bools
+from xent.recording.processes import whole
+from xent.recording.streams import stream
+
+SUMS = 257  # a prime: with 256, one wrong unit of a layer of 256 would be in one sum, whose square varies much
+ROWS = 4096  # of SUMS elements each, before their signs are used again
+
+
+@torch.no_grad()
+def sketch(tensor: Tensor) -> Tensor:
+    """The sketch of a tensor: its elements times random signs, folded onto 257 sums.
+
+    The distance of two sketches is that of the tensors to about a tenth: each sum is a difference with random signs,
+    the expectation of whose square is the sum of the squared differences (Alon, Matias and Szegedy, 1996; in many sums
+    as Charikar, Chen and Farach-Colton have it, 2002). It is linear: the sketch of an update is a difference of two.
+    Infinite and huge numbers, as in masks, count as 0 and as 1e30.
+
+    Args:
+        tensor: of any shape, type and device; gathered if it is sharded.
+
+    Returns:
+        `[257]`, or the elements themselves if there are fewer; in float64, or the widest type of the device.
+    """
+    tensor = whole(tensor.detach())
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    elements = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
+    if elements.numel() <= SUMS:
+        return wide(elements)
+    sums = torch.zeros(SUMS, dtype=widest_float(tensor.device), device=tensor.device)
+    signs = _signs(tensor.device)
+    for number, part in enumerate(elements.split(ROWS * SUMS)):
+        rows, rest = divmod(part.numel(), SUMS)
+        part = wide(part)
+        folded = (part[: rows * SUMS].view(rows, SUMS) * signs[:rows]).sum(0)
+        folded[:rest] += part[rows * SUMS :] * signs[rows % ROWS, :rest]
+        sums += folded if number == 0 else folded * _random_signs(number, 1, tensor.device)[0]
+    return sums
+
+
+@cache
+def _signs(device: torch.device) -> Tensor:
+    """The signs of the first elements, `[ROWS, SUMS]`; those after them have the same, but for a sign of each sum."""
+    return _random_signs(0, ROWS, device)
+
+
+def _random_signs(number: int, rows: int, device: torch.device) -> Tensor:
+    """The random signs `[rows, SUMS]` of this number: 1 or -1."""
+    bools = random_bools(torch.Size([rows, SUMS]), stream("sketch", number)).to(device)
+    return bools.to(widest_float(device)) * 2 - 1
