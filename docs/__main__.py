@@ -11,6 +11,9 @@ from docs import notebook
 from docs.cross_entropy import DOCS, PROOF, renewed
 from docs.pictures import DPI, PICTURES
 
+WHERE = ["loss=torch,impostor/gradient_scaled", "nudge=0,1,2", "model=mlp", "precision=float64"]
+WHERE += ["max_steps=32", "where=1"]  # as docs/where.md has it
+
 
 def main() -> None:
     notebook.PAGE.write_text(renewed(notebook.PAGE.read_text()))
@@ -23,6 +26,9 @@ def main() -> None:
     readme = DOCS.parent / "README.md"
     readme.write_text(renewed(readme.read_text()))
     shutil.copy(PROOF / "comparison" / "curves.png", DOCS)
+    captured = [*proof[:3], *WHERE, f"hydra.sweep.dir={PROOF}_where"]
+    subprocess.run(captured, cwd=DOCS.parent, check=True)
+    shutil.copy(f"{PROOF}_where/comparison/where.png", DOCS)
     browser = [sys.executable, "-m", "pytest", "tests/test_browser.py", "-rs", f"--screenshots={DOCS}"]
     subprocess.run(browser, cwd=DOCS.parent, check=True)
 

@@ -17,15 +17,16 @@ import torch
 from benchmarks import (
     accuracy,
     exactness,
-    float64,
     loss,
     measure,
     others_losses,
     power,
     proof,
     published,
+    step,
     training,
     verdict,
+    where,
 )
 from benchmarks.cuda import PARTS, SECONDS
 from benchmarks.cuda import main as make_cuda
@@ -69,7 +70,7 @@ def test_an_unknown_argument_is_refused(name: str, main: Callable[[str], str]) -
         main(f"{name} devise=cuda")
 
 
-@patch.multiple(float64, ROUNDS=1)
+@patch.multiple(step, ROUNDS=1)
 @patch.multiple(loss, ROUNDS=1, SECONDS_A_TURN=0, LOSSES={"torch": loss.LOSSES["torch"]})
 @patch.multiple(exactness, cases=lambda *size: [case for case in all_cases(*size) if "100000 classes" not in case[0]])
 @patch.multiple(accuracy, TIMED=1, RECIPE=(*accuracy.RECIPE, *FAST_RUN), PARTS=[("optimizer.lr=0.2",)])
@@ -80,7 +81,7 @@ def test_an_unknown_argument_is_refused(name: str, main: Callable[[str], str]) -
     [
         ("loss shapes=8x10,16x10", r"8 x 10 .*16 x 10 "),
         ("training steps=1 rounds=1", r"mlp .* floor .* DataLoader .*cnn .* floor .* DataLoader "),
-        ("float64", r"mlp .* transformer "),
+        ("step", r"mlp .* 25 tensors .*transformer .* 264 tensors "),
         ("exactness elements=100", r"of the 416 figures of scratch and fused"),
         ("accuracy seeds=2 parts=true", r"│ optimizer.lr=0.2 │ 4 .*PyTorch's example takes"),
         ("proof", r"a small one │ 4 "),
@@ -124,6 +125,14 @@ def test_programs_as_others_write_them_and_late_mistakes() -> None:
     assert verdict.programs()[1] == ["float64", "1", "0", "1", "0", ""]
     (row,) = verdict.late()[1:]
     assert row[0] == "momentum off" and re.match("different, [0-9.]+e", row[1])
+
+
+@patch.multiple(where, PROGRAMS={"muon": MUON}, LATE=("momentum off",))
+@patch.multiple(where, EXPECTED={("muon", "four iterations"): "step 1, update of 0.weight"})
+def test_where(main: Callable[[str], str]) -> None:
+    printed = main("where")
+    assert "| muon | four iterations | step 1, update of 0.weight | yes |" in printed
+    assert "| update of | 2 |" in printed and "| 1 | 0 |  |" in printed
 
 
 @patch.multiple(others_losses, EVERY=(torch.float64,))

@@ -1,4 +1,4 @@
-"""What docs/cross-entropy.md and docs/own-training.md show is what is computed, recorded and judged now."""
+"""What the lesson, docs/own-training.md and docs/where.md show is what is computed, recorded and judged now."""
 
 import re
 from collections.abc import Callable
@@ -77,6 +77,18 @@ def test_every_link_leads_somewhere() -> None:
     for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"
+
+
+def test_the_example_of_where_it_begins_says_what_stands_there_and_passes_once_it_is_mended() -> None:
+    page = (DOCS / "where.md").read_text()
+    (code, mended), (message,) = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) for kind in ("python", "text")
+    )
+    with pytest.raises(AssertionError) as told:
+        exec(code, {})
+    figure = re.compile(r"\d[\d.e-]*")
+    assert figure.sub("0", str(told.value)).splitlines() == figure.sub("0", message).splitlines()
+    exec(code.replace("        return self.proj(scaled_dot_product_attention(q, k, v))\n", mended), {})
 
 
 OWN_TRAINING = (DOCS / "own-training.md").read_text()

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -115,3 +116,23 @@ def test_every_loss_of_a_sweep_is_tried_before_the_first_run(tmp_path: Path) -> 
     line = the_line(result)
     assert line.startswith("the loss of float32 logits [128, 10] and class indices [128] cannot be computed")
     assert result.stdout == "" and not (tmp_path / "sweep").exists()
+
+
+def test_where_a_loss_parts_is_named_in_answer_report_picture_and_tensorboard(tmp_path: Path) -> None:
+    losses = "loss=torch,scratch,impostor/gradient_scaled"
+    settings = [*small(precision="float64"), "where=2", "nudge=0,1", f"hydra.sweep.dir={tmp_path}"]
+    result = train_py("-m", losses, *settings)
+    place = "step 1, gradient at the output of 5 (Linear)"
+    folder = tmp_path / "comparison"
+    assert f"rounding, first at {place}." in " ".join(result.stdout.split())
+    figures = judged(folder)
+    where = figures["impostor/gradient_scaled"]["where"]
+    assert (where["begins at"], where["tensor"], where["step"]) == (place, "gradient at the output of 5", 1)
+    assert max(where["decades"].values()) == pytest.approx(6, abs=1) and len(where["decades"]) > 30
+    assert figures["scratch"]["where"]["begins at"] is None
+    report = (folder / "report.md").read_text()
+    assert "| scratch | no tensor is above rounding, of 39 captured in 2 steps from 1 to 2 |" in report
+    assert f"| impostor/gradient_scaled | {place}: " in report and "](where.png)" in report
+    assert (folder / "where.png").read_bytes().startswith(b"\x89PNG")
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"curves", "where"} <= set(events.Tags()["images"])

@@ -115,7 +115,10 @@ def test_what_does_not_stand_beside_each_other_is_left_out_and_said() -> None:
     candidate.captures[1]["output of a #2"] = candidate.captures[1]["output of a"]
     left = found(candidate)
     assert (left.tensor, left.left_out) == ("loss", ["input of b", "output of a", "output of a #2"])
-    assert place_lines(left)[-1] == "not compared, for want of a counterpart: 3 tensors, input of b for one"
+    assert place_lines(left)[-1] == "not compared, for want of a counterpart: input of b and 2 more"
+    for name in ("input of a", "output of a", "output of a #2", "gradient at the output of a"):
+        del candidate.captures[1][name]
+    assert place_lines(found(candidate))[-2] == "not seen inside, since it is compiled or not called: a"
 
 
 def test_names_may_be_mapped_by_whole_parts_of_their_paths() -> None:

@@ -34,9 +34,12 @@ def place_lines(where: Where) -> list[str]:
         lines += ["in this precision a correct change may be that far above at one tensor: record it in float64"]
     else:
         lines = [f"no tensor is above rounding, of {len(where.decades)} captured in {captured}"]
-    if where.left_out:
-        left_out = f"{len(where.left_out)} tensor{'s' if len(where.left_out) > 1 else ''}"
-        lines.append(f"not compared, for want of a counterpart: {left_out}, {where.left_out[0]} for one")
+    for what, names in {
+        "not seen inside, since it is compiled or not called:": where.unseen,
+        "not compared, for want of a counterpart:": where.left_out,
+    }.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines += [f"{what} {names[0]}{others}"] if names else []
     return lines
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -30,6 +30,7 @@ class Where:
         limit: how many decades rounding explains.
         tensor: the name of the first tensor above the limit; None if there is none.
         module: the class of the module that the tensor belongs to, or empty.
+        unseen: modules with weights whose outputs the candidate did not capture: compiled ones, or not called as such.
         left_out: tensors of this step that do not stand beside each other: of other names, shapes or numbers of calls.
         steps: all captured steps.
         is_float64: whether the runs compute in float64. In float32, single tensors are also far above by rounding.
@@ -40,6 +41,7 @@ class Where:
     limit: float
     tensor: str | None
     module: str
+    unseen: list[str]
     left_out: list[str]
     steps: list[int]
     is_float64: bool
@@ -77,7 +79,8 @@ def where(pairs: list[Pair]) -> Where | None:
             tensor = above[0] if above else None
             module = first.captures[step][tensor].module if tensor else ""
             left_out = sorted(names - set(decades))
-            return Where(step, decades, limit, tensor, module, left_out, steps, dtype == torch.float64)
+            unseen = _unseen(pairs[0].candidate.captures[step])
+            return Where(step, decades, limit, tensor, module, unseen, left_out, steps, dtype == torch.float64)
     raise AssertionError("the last step returns")
 
 
@@ -124,6 +127,13 @@ def _decades(pair: Pair, step: int, epsilon: float) -> dict[str, float]:
 
 def _distance(one: Captured, other: Captured) -> float:
     return float(torch.linalg.vector_norm(one.sketch - other.sketch))
+
+
+def _unseen(names: Iterable[str]) -> list[str]:
+    """The modules with weights that have no outputs, unless none has any, as with several processes."""
+    outputs = {path_of(name) for name in names if kind_of(name) == OUTPUT}
+    owners = {path_of(name).rpartition(".")[0] for name in names if kind_of(name) == WEIGHT}
+    return sorted(owners - outputs - {""}) if outputs else []
 
 
 def _is_without_effect(name: str, decades: dict[str, float], limit: float) -> bool:
