@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -40,8 +41,9 @@ class InFloat32(nn.CrossEntropyLoss):
         return super().forward(input.float(), target)
 
 
-# The losses of RIGHT and WRONG, each in one precision; benchmarks/verdict.py judges them in all. They take long.
+# Those of RIGHT and WRONG, each in one precision; benchmarks/verdict.py judges them in all. These take longest.
 slow = partial(pytest.param, marks=pytest.mark.slow)
+LONG = ("1000 classes", "float16", "float32", "wrong as")
 PASS = {
     "scratch, 2 classes": Case(xent.CrossEntropyLossFromScratch(), task={"classes": 2, "ignored": 0.1}),
     "fused, 1000 classes": Case(xent.FusedCrossEntropyLoss(), task={"classes": 1000}),
@@ -59,7 +61,12 @@ PASS = {
 }
 
 
-@pytest.mark.parametrize("name", [*PASS, *map(slow, RIGHT)])
+def cases(all_names: Iterable[str]) -> list[Any]:
+    """The names of cases, of which some are slow."""
+    return [slow(name) if any(word in name for word in LONG) else name for name in all_names]
+
+
+@pytest.mark.parametrize("name", [*cases(PASS), *map(slow, RIGHT)])
 def test_a_right_loss_passes(name: str) -> None:
     case = (PASS | RIGHT)[name]
     assert_same_learning(case.loss, case.reference, dtype=case.tested_in, **case.task)
@@ -89,12 +96,12 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("name", [*DIFFERENT, *map(slow, WRONG)])
+@pytest.mark.parametrize("name", [*cases(DIFFERENT), *map(slow, WRONG)])
 def test_a_wrong_loss_does_not(name: str) -> None:
     case = (DIFFERENT | WRONG)[name]
     error = BadInput if case.loss == deaf_to_what_comes_from_above else AssertionError
     with pytest.raises(error, match="training is different" if name in DIFFERENT else None):
-        assert_same_learning(case.loss, case.reference, dtype=case.tested_in, **case.task)
+        assert_same_learning(case.loss, case.reference, dtype=case.tested_in, where=False, **case.task)
 
 
 @pytest.mark.parametrize("offset", [1e-9, torch.nan])
@@ -118,6 +125,7 @@ class LinearInside(nn.Linear):
         return cross_entropy(super().forward(input), target)
 
 
+@pytest.mark.slow
 def test_weights_of_a_loss_are_trained_in_a_copy_and_dtype_random_state_and_threads_are_left_alone() -> None:
     layer = LinearInside(10, 10, bias=False)
     before = layer.weight.detach().clone()
@@ -225,11 +233,11 @@ CASTS: dict[str, tuple[Loss, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASTS)
+@pytest.mark.parametrize("name", cases(CASTS))
 def test_a_cast_hides_no_mistake_and_is_not_hidden(name: str) -> None:
     loss, message = CASTS[name]
     with pytest.raises(AssertionError, match=message):
-        assert_same_learning(loss)
+        assert_same_learning(loss, where=False)
 
 
 def test_a_compiled_loss_is_judged_as_plain_code() -> None:
@@ -239,6 +247,7 @@ def test_a_compiled_loss_is_judged_as_plain_code() -> None:
     assert_same_learning(torch.compile(lambda z, t: cross_entropy(z, t), backend=never, fullgraph=True))
 
 
+@pytest.mark.slow
 def test_what_computes_in_its_own_type_passes_where_that_is_named() -> None:
     assert_same_learning(in_numpy, dtype=torch.float32)
     assert_same_learning(lambda z, t: cross_entropy(z.bfloat16(), t).to(z), dtype=bfloat16)
@@ -266,6 +275,7 @@ def test_the_message_says_by_how_much_from_when_and_what_was_expected() -> None:
     assert lines[-1] == "the gradient is 1.000001 times the reference's: a constant factor"
 
 
+@pytest.mark.slow
 def test_the_evidence_is_of_a_step_at_which_the_mistake_was_made() -> None:
     lines = message_of(Impostor("probabilities_clamped"))
     assert int(re.findall(r"loss at step (\d+)", lines[3])[0]) > 32

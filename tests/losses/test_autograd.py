@@ -185,6 +185,7 @@ def test_compile_in_one_graph(loss: Loss, arguments: dict[str, Any], way: tuple[
     torch.testing.assert_close(*(torch.autograd.grad(value.sum(), logits) for value in (ours, theirs)))
 
 
+@pytest.mark.slow
 def test_compiled_code_is_right_too(loss: Loss) -> None:
     torch._dynamo.reset()  # compiled for any size, on several threads, PyTorch aborts at a wrong target
     logits, target = logits_and_target(33, 10, dtype=torch.float32)

@@ -37,6 +37,7 @@ def test_value_and_gradient_are_right_in_pytorchs_cases(loss: Loss) -> None:
         assert_same(loss, input, target, **arguments)
 
 
+@pytest.mark.slow
 def test_pytorchs_cases_pass_gradcheck_and_gradgradcheck_in_forward_mode_too(loss: Loss) -> None:
     checked = 0
     for input, target, arguments in cases(torch.float64):
