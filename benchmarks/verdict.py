@@ -1,6 +1,6 @@
 """How good a judge the verdict is: python -m benchmarks.verdict [models=mlp] [seeds=3] [folder=FOLDER] [page=FILE]
 
-Trains mlp, cnn and a narrow resnet on MNIST, in float32 and float64 with many seeds (twenty minutes on two cores), and
+Trains mlp, cnn and a narrow resnet on MNIST, in float32 and float64 with many seeds (an hour on two cores), and
 judges by two nudges, as the commands of the README do. Traces are kept in a folder if one is given, and used again; the
 tables are written into a page, docs/verdict.md.
 

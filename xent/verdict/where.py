@@ -72,7 +72,8 @@ def where(pairs: list[Pair]) -> Where | None:
     dtype = precision_of(first.settings) or first.first_outputs.dtype
     for step in steps:
         by_pair = [_decades(pair, step, torch.finfo(dtype).eps) for pair in pairs]
-        decades = {name: float(np.mean([each[name] for each in by_pair])) for name in by_pair[0]}
+        in_all = [name for name in by_pair[0] if all(name in others for others in by_pair)]
+        decades = {name: float(np.mean([of_pair[name] for of_pair in by_pair])) for name in in_all}
         names = set(first.captures[step]) | set(pairs[0].candidate.captures[step])
         above = [name for name in decades if decades[name] > limit and not _is_without_effect(name, decades, limit)]
         if above or step == steps[-1]:
@@ -111,11 +112,11 @@ def _decades(pair: Pair, step: int, epsilon: float) -> dict[str, float]:
         is_everywhere = all(name in run and run[name].shape == ours.shape for run in everywhere)
         if not is_everywhere or calls[0][once] != calls[1][once]:
             continue
-        zero = 10 * epsilon * largest[kind_of(name)]
-        if max(norms[name], float(candidate[name].sketch.norm())) <= zero:
+        norm = max(norms[name], float(candidate[name].sketch.norm()))
+        if norm <= 10 * epsilon * largest[kind_of(name)]:  # 0 but for rounding
             decades[name] = 0.0
             continue
-        lowest = epsilon / 10 * norms[name] or np.finfo(float).tiny
+        lowest = epsilon / 10 * norm
         if name.startswith(UPDATE) and (weight := reference.get(once.replace(UPDATE, WEIGHT))):
             lowest = max(lowest, epsilon * float(weight.sketch.norm()))
         gaps = [_distance(run[name], plain[name]) for run in nudged]
