@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import CONSOLE, Work, arguments, deterministic, interleaved, ratio, table, typical
 from xent.recording import all_in_float64
-from xent.recording.capture import Capture, Captured
+from xent.recording.capture import Capture, Captured, Key
 
 ROUNDS = 15
 Context = Callable[[], AbstractContextManager[object]]
@@ -35,7 +35,7 @@ def step(model: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> Tenso
     return loss
 
 
-def captured(model: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Captured]:
+def captured(model: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> dict[Key, Captured]:
     capture = Capture([model])
     return capture.finish(step(model, x, optimizer))
 

@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.measure import arguments, as_markdown, write_into
 from benchmarks.programs import LATE, PROGRAMS, STEPS, STEPS_OF_LATE, late_mistake
+from xent.recording.capture import KINDS
 from xent.report.place import begins_at
 from xent.testing.same_training import judge_training
-from xent.testing.trained import Train, where_among, where_it_begins
+from xent.testing.trained import Train, place_among, where_it_begins
 from xent.verdict.judging import Verdict
-from xent.verdict.where import kind_of
 
 BEGIN = "<!-- python -m benchmarks.where page=docs/where.md -->"
 NOTHING = "nothing"
@@ -32,14 +32,14 @@ EXPECTED = {  # fifteen mistakes in three programs, in all that a step is made o
     ("text", "first target ignored"): "step 1, loss",
     ("text", "beta2 0.998"): "step 2, update of tokens.weight",
     ("text", "schedule a step late"): "step 1, update of tokens.weight",
-    ("sequences", "read backwards"): "step 1, in Recurrent, before gates",
-    ("sequences", "forget gate + 0.001"): "step 1, in Recurrent, between gates #2, which is the same, and gates #3",
+    ("sequences", "read backwards"): "step 1, in model, before gates",
+    ("sequences", "forget gate + 0.001"): "step 1, in model, between gates #2, which is the same, and gates #3",
     ("sequences", "cells detached"): "step 1, gradient at the output of gates #7 (Linear)",
     ("sequences", "a class x 1.01"): "step 1, loss",
     ("late", "moments lost"): "step 97, update of 0.weight",
     ("late", "lr x 1.2"): "step 97, update of 0.weight",
     ("late", "clipping off"): "step 97, gradient of 0.weight",
-    ("late", "a batch twice"): "step 97, input of Sequential",
+    ("late", "a batch twice"): "step 97, input of model (Sequential)",
 }
 
 
@@ -60,8 +60,8 @@ def named(program: str, change: str, is_wrong: bool) -> str:
             return f"nothing, since {judgement.verdict}"
         return where_it_begins(train, reference, judgement, {}, torch.float64, None)[0].partition(":")[0]
     octaves = [2**k for k in range(steps.bit_length())]
-    where = where_among(train, reference, steps, {}, torch.float64, None, octaves)
-    return (where and begins_at(where)) or NOTHING
+    place = place_among(train, reference, octaves, steps, {}, torch.float64)
+    return (place and begins_at(place)) or NOTHING
 
 
 def main() -> None:
@@ -92,9 +92,8 @@ def main() -> None:
 def _kind(place: str) -> str:
     """What kind of tensor a place is, in words."""
     tensor = place.partition(", ")[2]
-    if place.startswith("n"):  # no tensor, or nothing
-        return place
-    return "the code between two modules" if tensor.startswith(("in ", "between", "before")) else kind_of(tensor)
+    between = "the code between two modules" if tensor.startswith("in ") else place
+    return next((kind for kind in KINDS if tensor.startswith(kind)), between)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,18 @@ def _name_by_what_differs(traces: list[Trace]) -> None:
         trace.name = ",".join(what_differs) or trace.folder.name
 
 
+def _renames(arguments: list[str]) -> Renames:
+    """The renames of the command line.
+
+    Raises:
+        BadInput: one has no equals sign.
+    """
+    rename = {ours: theirs for ours, _, theirs in (argument.partition("=") for argument in arguments)}
+    if "" in rename.values():
+        raise BadInput(f"--rename {' '.join(arguments)}: expected OURS=THEIRS, two module paths or parts of them")
+    return rename
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m xent.compare", description="Judge runs by those with the reference.")
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or of a sweep")
@@ -130,9 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     renames = "a module path of the candidates, or a part of it, and what it is in the references; to find where"
     parser.add_argument("--rename", metavar="OURS=THEIRS", action="append", default=[], help=renames)
     options = parser.parse_args(arguments)
-    rename = {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in options.rename)}
     command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
     try:
+        rename = _renames(options.rename)
         sys.exit(compare(options.runs, options.by, options.reference, options.output, command, rename))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,10 @@
 """Sketches keep distances, and a captured step has every tensor once, in order."""
 
+import gc
+import pickle
+import weakref
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -10,7 +14,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from xent.recording import BadInput, Recorder, capture
-from xent.recording.capture import Capture
+from xent.recording.capture import Call, Capture, Captured, Key
 from xent.recording.sketch import ROWS, SUMS, sketch
 from xent.recording.trace import load
 
@@ -32,7 +36,7 @@ def test_the_distance_of_sketches_is_that_of_the_tensors(shape: tuple[int, ...])
 
 def test_sketches_of_few_or_special_numbers() -> None:
     few = torch.tensor([1.0, torch.inf, -torch.inf, 2.0])
-    assert sketch(few).tolist() == [1, 0, 0, 2]
+    assert sketch(few).tolist() == [1, 0, 0, 2] and sketch(torch.tensor([-1e38, torch.nan])).tolist() == [0, 0]
     assert sketch(torch.tensor([True, False])).tolist() == [1, 0]
     assert sketch(torch.tensor([1 + 2j])).tolist() == [1, 2]
     assert sketch(torch.eye(2).to_sparse()).tolist() == [1, 0, 0, 1]
@@ -46,7 +50,11 @@ def captured(model: nn.Module, optimizer: Any = None, forward: Callable[[], Tens
     loss = (forward or (lambda: model(X)))().square().mean()
     loss.backward()
     (optimizer or SGD(model.parameters(), 0.1)).step()
-    return list(one.finish(loss))
+    return list(map(str, one.finish(loss)))
+
+
+def named(tensors: dict[Key, Captured]) -> dict[str, Captured]:
+    return {str(key): tensor for key, tensor in tensors.items()}
 
 
 def network() -> nn.Module:
@@ -55,8 +63,8 @@ def network() -> nn.Module:
 
 
 WEIGHTS = ["weight 0.weight", "weight 0.bias"]
-FORWARD = ["input of Sequential", "input of 0", "output of 0", "input of 1", "output of 1", "output of Sequential"]
-GRADIENTS = ["gradient at the output of Sequential", "gradient at the output of 1", "gradient at the output of 0"]
+FORWARD = ["input of model", "input of 0", "output of 0", "input of 1", "output of 1", "output of model"]
+GRADIENTS = ["gradient at the output of model", "gradient at the output of 1", "gradient at the output of 0"]
 BACKWARD = [*GRADIENTS, "gradient of 0.weight", "gradient of 0.bias"]
 UPDATES = ["update of 0.weight", "update of 0.bias"]
 STEP = [*WEIGHTS, *FORWARD, "loss", *BACKWARD, *UPDATES]
@@ -82,16 +90,16 @@ def test_what_is_captured_is_what_it_is_called() -> None:
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
     optimizer.step()
-    tensors = one.finish(loss)
+    tensors = named(one.finish(loss))
     gradient = model[0].weight.grad
     assert gradient is not None
     sketches = {name: tensor.sketch for name, tensor in tensors.items()}
     assert torch.equal(sketches["output of 0"], hidden), "before it was changed in place"
-    assert torch.equal(sketches["output of Sequential"], outputs.detach().flatten())
-    torch.testing.assert_close(sketches["gradient at the output of Sequential"], (outputs / 6).detach().flatten())
+    assert torch.equal(sketches["output of model"], outputs.detach().flatten())
+    torch.testing.assert_close(sketches["gradient at the output of model"], (outputs / 6).detach().flatten())
     assert torch.equal(sketches["gradient of 0.weight"], gradient.flatten()), "after clipping"
     torch.testing.assert_close(sketches["update of 0.weight"], -0.1 * gradient.flatten())
-    assert (tensors["output of 1"].shape, tensors["output of 1"].module) == ((4, 3), "ReLU")
+    assert tensors["output of 1"][:3] == ((4, 3), "ReLU", Call("model", 1))
     assert not model._forward_hooks and not model._forward_pre_hooks, "no hook is left"
 
 
@@ -130,9 +138,9 @@ def test_every_tensor_among_arguments_and_results_has_a_name() -> None:
     model = Masked()
     one = Capture([model])
     outputs = model(X, X, mask=X > 0)
-    names = list(one.finish(outputs["sum"].sum()))
-    inputs = ["input of Masked", "input of Masked (1)", "input of Masked (mask)"]
-    assert names == [*inputs, "output of Masked", "output of Masked[1]", "loss"]
+    inputs = ["input of model", "input of model (1)", "input of model (mask)"]
+    outputs_of_both = ["output of model (sum)", "output of model (mask)"]
+    assert list(named(one.finish(outputs["sum"].sum()))) == [*inputs, *outputs_of_both, "loss"]
 
 
 class Wrapper(Optimizer):
@@ -166,7 +174,7 @@ def test_gradients_are_those_of_the_innermost_optimizer_and_updates_of_any() -> 
         loss = model(X).square().mean()
         loss.backward()
         optimizer.step()
-        tensors = one.finish(loss)
+        tensors = named(one.finish(loss))
         gradient, update = (tensors[f"{what} of 0.weight"].sketch for what in ("gradient", "update"))
         assert torch.equal(gradient, model[0].weight.grad.flatten())  # type: ignore[union-attr]
         torch.testing.assert_close(update, -0.1 * gradient)
@@ -185,7 +193,31 @@ def test_a_closure_makes_the_gradients(as_keyword: bool) -> None:
         return loss
 
     loss: Any = optimizer.step(closure=closure) if as_keyword else optimizer.step(closure)
-    assert sorted_gradients(list(one.finish(loss))) == sorted_gradients(STEP)
+    assert sorted_gradients(list(named(one.finish(loss)))) == sorted_gradients(STEP)
+
+
+def test_a_hook_is_not_copied_nor_saved_with_a_model_and_keeps_nothing_alive() -> None:
+    model = network()
+    one = Capture([model])
+    copy = pickle.loads(pickle.dumps(deepcopy(model)))
+    copy(X)
+    assert not one._tensors, "what a copy computes"
+    gone = weakref.ref(one)
+    del one  # as after an exception
+    gc.collect()
+    assert gone() is None and not model._forward_hooks and not model._forward_pre_hooks
+    model(X)
+
+
+def test_inputs_of_inference_mode_and_scripted_modules_are_no_hindrance() -> None:
+    with torch.inference_mode():
+        mask = torch.ones(4, 3, dtype=torch.float64)
+    model = nn.Sequential(network(), torch.jit.script(nn.ReLU()))
+    assert "output of 0" in captured(model, forward=lambda: model(X) + Masked()(X, mask=mask)["sum"])
+    masked = Masked()
+    one = Capture([masked])
+    masked(X, mask=mask)
+    assert "input of model (mask)" in named(one.finish(torch.tensor(1.0)))
 
 
 def test_of_several_processes_modules_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +229,7 @@ def test_several_models_are_told_apart() -> None:
     models = [nn.Linear(3, 3), nn.Linear(3, 3), nn.ReLU()]
     one = Capture(models)
     models[1](X.float())
-    names = list(one.finish(torch.tensor(1.0)))
+    names = list(named(one.finish(torch.tensor(1.0))))
     weights = [f"weight {name}" for name in ("Linear.weight", "Linear.bias", "Linear_2.weight", "Linear_2.bias")]
     assert names[:5] == [*weights, "input of Linear_2"]
 
@@ -226,11 +258,11 @@ def test_the_recorder_captures_the_steps_that_are_asked_for_and_resumes_in_betwe
     resumed.finish()
     trace = load(tmp_path)
     assert list(trace.captures) == [2, 5]
-    assert trace.captures[2].keys() == trace.captures[5].keys() == set(STEP)
-    for name, tensor in resumed.trace.captures[2].items():
-        assert torch.equal(trace.captures[2][name].sketch, tensor.sketch)
-        assert trace.captures[2][name][:2] == tensor[:2]
-    assert torch.equal(trace.captures[5]["input of 0"].sketch, X.flatten()), "samples keep their order"
+    assert set(named(trace.captures[2])) == set(named(trace.captures[5])) == set(STEP)
+    for key, tensor in resumed.trace.captures[2].items():
+        assert torch.equal(trace.captures[2][key].sketch, tensor.sketch)
+        assert trace.captures[2][key][:3] == tensor[:3]
+    assert torch.equal(named(trace.captures[5])["input of 0"].sketch, X.flatten()), "samples keep their order"
     first = Recorder(steps=6, where=2)
     training(first)
     assert list(first.trace.captures) == [1, 2]

@@ -58,7 +58,7 @@ def test_the_tables_name_every_candidate_and_its_figures(report: tuple[Path, str
 def test_the_figures_are_there_for_programs(report: tuple[Path, str], tmp_path: Path) -> None:
     whole = json.loads((report[0] / "verdict.json").read_text())
     assert whole == json.loads(json.dumps(summary_of(*RUNS), allow_nan=False)), "all that is shown is there"
-    assert (whole["schema version"], whole["compared"], whole["settings"]["precision"]) == (2, "loss", "float64")
+    assert (whole["schema version"], whole["compared"], whole["settings"]["precision"]) == (3, "loss", "float64")
     reference, scratch, article = whole["references"]["torch"], *whole["candidates"].values()
     assert reference["settings"] == {"loss": "torch", "loss._target_": "their.torch"}
     assert reference["runs"] == ["torch,nudge=0"]

@@ -1,26 +1,60 @@
 """Captures of a step: sketches of its tensors in order, from weights and inputs to gradients and updates."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
-from weakref import ref
+from weakref import finalize, ref
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._pytree import tree_leaves
-from torch.utils.module_tracker import ModuleTracker
+from torch.utils._pytree import keystr, tree_flatten_with_path
+from torch.utils.hooks import RemovableHandle
 
 from xent.recording.processes import world_size
 from xent.recording.sketch import sketch
 
 WEIGHT, BUFFER = "weight", "buffer"  # before the step
-INPUT, OUTPUT = "input of", "output of"  # of modules
+INPUT, OUTPUT = "input of", "output of"  # of a module
 LOSS = "loss"
 GRADIENT_AT = "gradient at the output of"  # a module
 GRADIENT = "gradient of"  # a parameter, as the optimizer sees it
 UPDATE = "update of"  # a parameter
+KINDS = (WEIGHT, BUFFER, INPUT, OUTPUT, LOSS, GRADIENT_AT, GRADIENT, UPDATE)  # in the order of a step
+
+ROOT = "model"
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # parts of paths, of torch.compile and of checkpointing
+
+
+class Key(NamedTuple):
+    """What a tensor is; as text, its name.
+
+    Attributes:
+        kind: one of KINDS.
+        path: of the module, the parameter or the buffer.
+        part: which argument or result it is; empty for the first.
+        call: which call of the module in the step, or which update of the parameter, from 1.
+    """
+
+    kind: str
+    path: str = ""
+    part: str = ""
+    call: int = 1
+
+    def __str__(self) -> str:
+        part, call = f" ({self.part})" if self.part else "", f" #{self.call}" if self.call > 1 else ""
+        return f"{self.kind} {self.path}{part}{call}".strip()
+
+
+class Call(NamedTuple):
+    """A call of a module: its path, and which call in the step it is."""
+
+    path: str
+    call: int
 
 
 class Captured(NamedTuple):
@@ -29,12 +63,17 @@ class Captured(NamedTuple):
     Attributes:
         shape: of the tensor.
         module: the class of the module whose input or output it is, or the gradient at that; else empty.
+        caller: the call of the module that calls that module; None if no captured module does.
         sketch: see xent.recording.sketch; on the CPU when the step is over.
     """
 
     shape: tuple[int, ...]
     module: str
+    caller: Call | None
     sketch: Tensor
+
+
+Captures = dict[int, dict[Key, Captured]]  # by the step, in order
 
 
 class Capture:
@@ -52,104 +91,107 @@ class Capture:
             models: those that are trained.
         """
         self._models = models
-        self._tensors: dict[str, Captured] = {}  # by what they are, in order
-        self._before_loss = 0  # how many of them were there when the last forward pass ended
-        self._latest: tuple[ref[Tensor], int, Tensor] | None = None  # an output is often the next module's input
+        self._tensors: dict[Key, Captured] = {}
+        self._last_forward: Key | None = None  # the loss comes after it
+        self._sketches: dict[int, _Sketched] = {}  # by identity: an output is often an input, a mask often many
+        self._counts = Counter[tuple[str, str]]()
+        self._running: list[Call] = []  # modules that were called and have not returned
         self._parameters: dict[Tensor, str] = {}
         self._weights: dict[str, Tensor] = {}  # their sketches, before the update
-        self._steps_of_optimizers: list[_StepOfOptimizer] = []  # which are under way, the innermost last
-        self._tracker = ModuleTracker()
-        self._handles = [
-            register_optimizer_step_pre_hook(self._before_update),
-            register_optimizer_step_post_hook(self._after_update),
+        self._steps: list[_StepOfOptimizer] = []  # those under way, the innermost last
+        self._handles: list[RemovableHandle] = [
+            register_optimizer_step_pre_hook(_Hook(self, Capture._before_update)),
+            register_optimizer_step_post_hook(_Hook(self, Capture._after_update)),
         ]
-        for name, module in _named(models, nn.Module.named_modules) if world_size() == 1 else ():
-            before, after = partial(self._before_forward, name), partial(self._after_forward, name)
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(after))
+        self.stop = finalize(self, _remove, self._handles)  # also when a training ends by an exception
+        for path, module in _named(models, nn.Module.named_modules) if world_size() == 1 else ():
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                before, after = _Hook(self, Capture._before_forward, path), _Hook(self, Capture._after_forward, path)
+                self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                self._handles.append(module.register_forward_hook(after))
 
-    def finish(self, loss: Tensor) -> dict[str, Captured]:
+    def finish(self, loss: Tensor) -> dict[Key, Captured]:
         """Remove the hooks, and return what was captured, in order.
 
         Args:
             loss: of the whole step, a scalar.
         """
         self.stop()
-        self._note_weights()
-        updated = {name for name in self._tensors if name.startswith(UPDATE)}
+        updated = {key.path for key in self._tensors if key.kind == UPDATE}
         for parameter, name in self._parameters.items():
-            if parameter.requires_grad and f"{UPDATE} {name}" not in updated:  # its optimizer has no hooks
+            if parameter.requires_grad and name not in updated:  # its optimizer has no hooks
                 self._note_gradients([parameter])
                 self._note_update(parameter)
         tensors = list(self._tensors.items())
-        tensors.insert(self._before_loss, (LOSS, Captured((), "", sketch(loss))))
-        return {name: captured._replace(sketch=captured.sketch.cpu()) for name, captured in tensors}
+        place = list(self._tensors).index(self._last_forward) + 1 if self._last_forward else 0
+        tensors.insert(place, (Key(LOSS), Captured((), "", None, sketch(loss))))
+        return {key: captured._replace(sketch=captured.sketch.cpu()) for key, captured in tensors}
 
-    def stop(self) -> None:
-        """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _note(self, name: str, tensor: Tensor, module: str = "") -> str:
-        """Add a tensor, and return its name, which is numbered if there was one of that name in this step."""
-        latest = self._latest
-        if latest is None or latest[0]() is not tensor or latest[1] != tensor._version:
-            latest = self._latest = ref(tensor), tensor._version, sketch(tensor)
-        first, calls = name, 1
-        while name in self._tensors:
-            calls += 1
-            name = f"{first} #{calls}"
-        self._tensors[name] = Captured(tuple(tensor.shape), module, latest[2])
-        return name
-
-    def _note_weights(self) -> None:
+    def note_weights(self) -> None:
         """Note parameters and buffers, before anything else. Wrappers may have replaced them since the step before."""
         if self._parameters:
             return
         self._parameters = {tensor: name for name, tensor in _named(self._models, nn.Module.named_parameters)}
-        buffers = _named(self._models, nn.Module.named_buffers)
         for parameter, name in self._parameters.items():
-            self._weights[name] = self._tensors[self._note(f"{WEIGHT} {name}", parameter)].sketch
-        for name, buffer in buffers:
-            self._note(f"{BUFFER} {name}", buffer)
-        self._before_loss = len(self._tensors)
+            self._note(Key(WEIGHT, name), parameter)
+            self._weights[name] = self._sketch(parameter)
+        for name, buffer in _named(self._models, nn.Module.named_buffers):
+            self._note(Key(BUFFER, name), buffer)
+        self._last_forward = next(reversed(self._tensors), None)
+
+    def _note(self, key: Key, tensor: Tensor, module: str = "") -> None:
+        if tensor.numel() > 0:  # a shard of another process may be empty
+            caller = self._running[-1] if self._running else None
+            self._tensors[key] = Captured(tuple(tensor.shape), module, caller, self._sketch(tensor))
+
+    def _sketch(self, tensor: Tensor) -> Tensor:
+        known, version = self._sketches.get(id(tensor)), -1 if tensor.is_inference() else tensor._version
+        if known is None or known.tensor() is not tensor or known.version != version:
+            known = self._sketches[id(tensor)] = _Sketched(ref(tensor), version, sketch(tensor))
+        return known.sketch
 
     def _is_training(self) -> bool:
-        """Whether a forward pass is one of the training that can be seen."""
-        is_hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return not is_hidden and torch.is_grad_enabled() and not self._tracker.is_bw
+        """Whether a forward pass is one of the training, with gradients and not repeated by a checkpoint."""
+        is_repeated = torch._C._current_graph_task_id() != -1
+        return torch.is_grad_enabled() and not is_repeated and not torch._C._are_functorch_transforms_active()
 
-    def _before_forward(self, name: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        if self._is_training():
-            self._note_weights()
-            for argument, value in [*enumerate(args), *kwargs.items()]:
-                for tensor, which in _tensors_of(value):
-                    which += f" ({argument})" if argument else ""
-                    self._note(f"{INPUT} {name}{which}", tensor, type(module).__name__)
-            self._before_loss = len(self._tensors)
+    def _before_forward(self, path: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        if not self._is_training():
+            return
+        self.note_weights()
+        call = self._next(INPUT, path).call
+        for part, tensor in _inputs(module, args, kwargs):
+            self._last_forward = Key(INPUT, path, part, call)
+            self._note(self._last_forward, tensor, type(module).__name__)
+        self._running.append(Call(path, call))
 
-    def _after_forward(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if self._is_training():
-            of = type(module).__name__
-            for tensor, which in _tensors_of(output):
-                place = self._note(f"{OUTPUT} {name}{which}", tensor, of).removeprefix(OUTPUT)
-                if tensor.requires_grad:
-                    tensor.register_hook(partial(self._note_gradient, f"{GRADIENT_AT}{place}", of))
-            self._before_loss = len(self._tensors)
+    def _after_forward(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._is_training():
+            return
+        while self._running and self._running[-1].path != path:  # which an exception ended
+            self._running.pop()
+        call = self._running.pop().call if self._running else 1
+        for part, tensor in _tensors_of(output):
+            self._last_forward = Key(OUTPUT, path, part, call)
+            self._note(self._last_forward, tensor, type(module).__name__)
+            if tensor.requires_grad:
+                gradient = Key(GRADIENT_AT, path, part, call)
+                self._handles.append(
+                    tensor.register_hook(_Hook(self, Capture._note_gradient, gradient, type(module).__name__))
+                )
 
-    def _note_gradient(self, name: str, module: str, gradient: Tensor) -> None:
-        if self._handles:  # the step may be over, and the graph not
-            self._note(name, gradient, module)
+    def _note_gradient(self, key: Key, module: str, gradient: Tensor) -> None:
+        if key not in self._tensors:  # a second backward pass through it adds to what the optimizer sees
+            self._note(key, gradient, module)
 
     def _before_update(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._note_weights()
+        self.note_weights()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         step = _StepOfOptimizer([parameter for parameter in parameters if parameter in self._parameters])
-        for outer in self._steps_of_optimizers:
-            self._forget(outer.gradients)
+        for outer in self._steps:
+            self._forget(outer)
             outer.is_innermost = False
-        self._steps_of_optimizers.append(step)
+        self._steps.append(step)
         _, *others = args
         closure = others[0] if others else kwargs.get("closure")
         if closure is None:
@@ -158,31 +200,50 @@ class Capture:
 
         def noting() -> Any:  # the closure makes the forward and the backward pass
             loss = closure()
-            self._forget(step.gradients)
+            self._forget(step)
             step.gradients = self._note_gradients(step.parameters)
             return loss
 
         return ((args[0], noting, *others[1:]), kwargs) if others else (args, kwargs | {"closure": noting})
 
     def _after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        step = self._steps_of_optimizers.pop() if self._steps_of_optimizers else None
+        step = self._steps.pop() if self._steps else None
         for parameter in step.parameters if step and step.is_innermost else ():
             self._note_update(parameter)
 
-    def _note_gradients(self, parameters: list[Tensor]) -> list[str]:
-        named = [(self._parameters[parameter], parameter.grad) for parameter in parameters]
-        return [self._note(f"{GRADIENT} {name}", gradient) for name, gradient in named if gradient is not None]
+    def _note_gradients(self, parameters: list[Tensor]) -> list[Key]:
+        keys = []
+        for parameter in parameters:
+            if parameter.grad is not None:
+                keys.append(self._next(GRADIENT, self._parameters[parameter]))
+                self._note(keys[-1], parameter.grad)
+        return keys
 
-    def _forget(self, gradients: list[str]) -> None:
-        for name in gradients:
-            self._tensors.pop(name, None)
+    def _forget(self, step: "_StepOfOptimizer") -> None:
+        for key in step.gradients:
+            self._counts[key[:2]] -= 1
+            self._tensors.pop(key, None)
 
     def _note_update(self, parameter: Tensor) -> None:
-        name, self._latest = self._parameters[parameter], None  # a write into `.data` does not show in the version
-        noted = self._note(f"{UPDATE} {name}", parameter)
-        after = self._tensors[noted].sketch
-        self._tensors[noted] = self._tensors[noted]._replace(sketch=after - self._weights[name])
+        name = self._parameters[parameter]
+        self._sketches.pop(id(parameter), None)  # a write into `.data` does not show in the version
+        after, key = self._sketch(parameter), self._next(UPDATE, name)
+        if parameter.numel() > 0:
+            self._tensors[key] = Captured(tuple(parameter.shape), "", None, after - self._weights[name])
         self._weights[name] = after
+
+    def _next(self, kind: str, path: str) -> Key:
+        """The key of the next of its kind in this step."""
+        self._counts[kind, path] += 1
+        return Key(kind, path, call=self._counts[kind, path])
+
+
+class _Sketched(NamedTuple):
+    """A tensor whose sketch is known, as long as it has this version."""
+
+    tensor: ref[Tensor]
+    version: int
+    sketch: Tensor
 
 
 class _StepOfOptimizer:
@@ -190,28 +251,91 @@ class _StepOfOptimizer:
 
     Attributes:
         parameters: that it updates, of those that are captured.
-        gradients: the names under which their gradients were noted.
+        gradients: the keys under which their gradients were noted.
         is_innermost: whether it calls the step of no other optimizer.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self.parameters = parameters
-        self.gradients: list[str] = []
+        self.gradients: list[Key] = []
         self.is_innermost = True
 
 
+class _Hook:
+    """Calls a method of a capture while that is there. A copy of it, or a saved one, calls nothing."""
+
+    def __init__(self, capture: Capture | None, method: Callable[..., Any], *arguments: Any) -> None:
+        self._capture, self._method, self._arguments = capture and ref(capture), method, arguments
+
+    def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling():  # else torch.compile would look into it
+            return None
+        capture = self._capture and self._capture()
+        return self._method(capture, *self._arguments, *arguments) if capture else None
+
+    def __reduce__(self) -> Any:
+        return _Hook, (None, _remove)
+
+
+def _remove(handles: Iterable[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
 def _named(models: list[nn.Module], inside: Callable[[nn.Module], Iterator[tuple[str, Any]]]) -> list[tuple[str, Any]]:
-    """What is inside models, by dotted names. Of several models, a name begins with the class, numbered if need be."""
+    """What is inside models, by dotted paths. Of several models, a path begins with the class, numbered if need be."""
     classes = [type(model).__name__ for model in models]
     named = []
     for i, (model, name) in enumerate(zip(models, classes)):
-        number = classes[:i].count(name)
-        prefix = [f"{name}_{number + 1}" if number else name] if len(models) > 1 else []
-        named += [(".".join([*prefix, *filter(None, [path])]) or name, thing) for path, thing in inside(model)]
+        number = classes[:i].count(name) + 1
+        root = ROOT if len(models) == 1 else name if number == 1 else f"{name}_{number}"
+        for path, thing in inside(model):
+            parts = [part for part in path.split(".") if part and part not in WRAPPERS]
+            named.append((".".join(parts if len(models) == 1 and parts else [root, *parts]), thing))
     return named
 
 
-def _tensors_of(value: Any) -> list[tuple[Tensor, str]]:
-    """The tensors of an argument or of a result, each with what tells it from the first: nothing, `[1]`, `[2]`..."""
-    tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and not leaf.is_nested]
-    return [(tensor, f"[{number}]" if number else "") for number, tensor in enumerate(tensors)]
+def _inputs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    """The tensors that a module is called with, by the name of the parameter; the first parameter's has none."""
+    parameters = _parameters_of(type(module).forward)
+    names = [*parameters[: len(args)], *map(str, range(len(parameters), len(args)))]
+    inputs = []
+    for name, value in [*zip(names, args), *kwargs.items()]:
+        of_first = "" if name == (parameters or [""])[0] else name
+        inputs += [(f"{of_first}{part}", tensor) for part, tensor in _tensors_of(value)]
+    return inputs
+
+
+@cache
+def _parameters_of(forward: Callable[..., Any]) -> list[str]:
+    """The names of the positional parameters of a method."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    _, *parameters = signature(forward).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in positional]
+
+
+def _tensors_of(value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of an argument or result, by where they are in it, such as `[1]`; the first element has no name."""
+    if is_dataclass(value) and not isinstance(value, type | Mapping):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    leaves = [(keystr(path).removeprefix("[0]"), leaf) for path, leaf in tree_flatten_with_path(value)[0]]
+    tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_nested]
+    return [(path.replace("['", ".").replace("']", "").lstrip("."), tensor) for path, tensor in tensors]
+
+
+def as_rows(captures: Captures) -> list[tuple[Any, ...]]:
+    """Captures as plain values, to be saved: of each tensor its step, key, shape, module, caller and sketch."""
+    return [
+        (step, [*key], [*captured.shape], captured.module, captured.caller and [*captured.caller], captured.sketch)
+        for step, tensors in captures.items()
+        for key, captured in tensors.items()
+    ]
+
+
+def from_rows(rows: Iterable[tuple[Any, ...]]) -> Captures:
+    """The captures that `as_rows` made rows of."""
+    captures: Captures = {}
+    for step, key, shape, module, caller, numbers in rows:
+        captured = Captured(tuple(shape), str(module), caller and Call(*caller), numbers)
+        captures.setdefault(int(step), {})[Key(*key)] = captured
+    return captures

@@ -31,7 +31,7 @@ def fingerprint(tensors: Iterable[Tensor], before: Fingerprint = NONE, split: bo
     """
     sums = torch.zeros(4, dtype=torch.float64)
     for tensor in tensors:
-        x = wide(tensor)
+        x = _wide(tensor)
         sums[0] += x.numel()
         sums[1:] += torch.stack([x.sum(), x.square().sum(), x.mul_(1.7).cos_().sum()]).cpu()
     sums = sum_over_ranks(sums) if split else sums
@@ -39,7 +39,7 @@ def fingerprint(tensors: Iterable[Tensor], before: Fingerprint = NONE, split: bo
     return count, total, squares, cosines
 
 
-def wide(tensor: Tensor) -> Tensor:
+def _wide(tensor: Tensor) -> Tensor:
     """A copy in the widest type, without the infinite and huge numbers of masks, whose sums tell nothing."""
     return tensor.to(widest_float(tensor.device), copy=True).nan_to_num_(0, 0, 0).clamp_(-1e30, 1e30)
 
@@ -81,7 +81,7 @@ def _marks(tensors: list[Tensor], place: int, samples: int) -> Tensor:
         rows = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(samples, -1)
         places = torch.arange(rows.shape[1], device=rows.device)
         if rows.is_floating_point():
-            x = wide(rows)
+            x = _wide(rows)
             marks[:, 1] += (x * (1.7 * places + number).cos()).sum(1).cpu()
             marks[:, 2] += x.square().sum(1).cpu()
         else:

@@ -6,10 +6,11 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xent.recording.capture import Capture, Captured
+from xent.recording.capture import Capture, as_rows, from_rows
 from xent.recording.device import accelerator, forked, widest_float
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint, sample_marks
@@ -141,6 +142,8 @@ class Recorder:
         whole_batch = batch[0] if len(batch) == 1 else batch
         samples = samples_of(whole_batch, dim)
         step, nudge = self.trace.step + 1, self.trace.settings["nudge"]
+        if self._capture:
+            self._capture.note_weights()
         if is_octave(step, self.steps):
             self._fingerprint(f"batch {step}", tensors_of(whole_batch), split=True)
         if step in FIRST_BATCHES and world_size() == 1:
@@ -216,10 +219,7 @@ class Recorder:
         losses = trace.losses[: trace.step].clone()  # of a view, torch.save would save the whole storage
         names = "settings", "probes", "tests", "fingerprints", "samples"
         parts = {name: dict(getattr(trace, name)) for name in names}
-        captures = {
-            step: {name: tuple(one) for name, one in tensors.items()} for step, tensors in trace.captures.items()
-        }
-        return {"steps": self.steps, "losses": losses, **parts, "captures": captures}
+        return {"steps": self.steps, "losses": losses, **parts, "captures": as_rows(trace.captures)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume the record of a stopped run, after its steps.
@@ -237,8 +237,7 @@ class Recorder:
         # the last step of a shorter run is no probe step of a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
         trace.tests, trace.fingerprints, trace.samples = (dict(state[k]) for k in ("tests", "fingerprints", "samples"))
-        for step, tensors in state["captures"].items():
-            trace.captures[step] = {name: Captured(*captured) for name, captured in tensors.items()}
+        trace.captures = from_rows(state["captures"])
         self._begin_capture()
 
     def _begin_capture(self) -> None:
@@ -280,8 +279,10 @@ def captured_steps(where: int | Sequence[int] | None, steps: int) -> Container[i
     Raises:
         BadInput: they are no steps of it.
     """
-    numbers = range(1, where + 1) if isinstance(where, int) else where or ()
-    if not all(isinstance(number, int) and 1 <= number <= steps for number in numbers) or (where and not numbers):
+    whole_number = int | np.integer
+    numbers = range(1, where + 1) if isinstance(where, whole_number) else where or ()
+    are_steps = all(isinstance(number, whole_number) and 1 <= number <= steps for number in numbers)
+    if not are_steps or (where and not numbers):
         expected = f"expected how many of the first steps to capture, or a list of steps up to {steps}"
         raise BadInput(f"where={where}: {expected}")
     return frozenset(numbers)

@@ -4,15 +4,16 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from xent.recording.device import widest_float
-from xent.recording.fingerprint import wide
 from xent.recording.nudge import random_bools
 from xent.recording.processes import whole
 from xent.recording.streams import stream
 
 SUMS = 257  # a prime: with 256, one wrong unit of a layer of 256 would be in one sum, whose square varies much
 ROWS = 4096  # of SUMS elements each, before their signs are used again
+HUGE = 1e30  # what is larger is that of a mask, and tells nothing
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def sketch(tensor: Tensor) -> Tensor:
     The distance of two sketches is that of the tensors to about a tenth: each sum is a difference with random signs,
     the expectation of whose square is the sum of the squared differences (Alon, Matias and Szegedy, 1996; in many sums
     as Charikar, Chen and Farach-Colton have it, 2002). It is linear: the sketch of an update is a difference of two.
-    Infinite and huge numbers, as in masks, count as 0 and as 1e30.
+    NaN, infinite and huge numbers count as 0.
 
     Args:
         tensor: of any shape, type and device; gathered if it is sharded.
@@ -30,20 +31,27 @@ def sketch(tensor: Tensor) -> Tensor:
     Returns:
         `[257]`, or the elements themselves if there are fewer; in float64, or the widest type of the device.
     """
-    tensor = whole(tensor.detach())
-    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
-    elements = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
-    if elements.numel() <= SUMS:
-        return wide(elements)
-    sums = torch.zeros(SUMS, dtype=widest_float(tensor.device), device=tensor.device)
-    signs = _signs(tensor.device)
-    for number, part in enumerate(elements.split(ROWS * SUMS)):
-        rows, rest = divmod(part.numel(), SUMS)
-        part = wide(part)
-        folded = (part[: rows * SUMS].view(rows, SUMS) * signs[:rows]).sum(0)
-        folded[:rest] += part[rows * SUMS :] * signs[rows % ROWS, :rest]
-        sums += folded if number == 0 else folded * _random_signs(number, 1, tensor.device)[0]
-    return sums
+    with _disable_current_modes():  # all_in_float64 would look at each operation, and four times as long
+        tensor = whole(tensor.detach())
+        tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+        elements = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
+        if elements.numel() <= SUMS:
+            return _wide(elements)
+        sums = torch.zeros(SUMS, dtype=widest_float(tensor.device), device=tensor.device)
+        signs = _signs(tensor.device)
+        for number, part in enumerate(elements.split(ROWS * SUMS)):
+            rows, rest = divmod(part.numel(), SUMS)
+            part = _wide(part)
+            folded = (part[: rows * SUMS].view(rows, SUMS) * signs[:rows]).sum(0)
+            folded[:rest] += part[rows * SUMS :] * signs[rows % ROWS, :rest]
+            sums += folded if number == 0 else folded * _random_signs(number, 1, tensor.device)[0]
+        return sums
+
+
+def _wide(elements: Tensor) -> Tensor:
+    """A copy in the widest type."""
+    elements = elements.to(widest_float(elements.device))
+    return torch.where(elements.abs() < HUGE, elements, 0.0)
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xent.recording.capture import Captured
+from xent.recording.capture import Captures, as_rows, from_rows
 from xent.recording.errors import BadInput
 from xent.recording.files import write_whole
 from xent.recording.fingerprint import Fingerprint
@@ -38,7 +38,7 @@ class Trace:
         tests: loss and accuracy on data that is not trained on, by the number of steps made.
         fingerprints: of the first weights and of some batches, by name; matched runs have them in common.
         samples: what tells each sample of the first batches from others, see `sample_marks`, by the step.
-        captures: the tensors of some steps, in order and by what they are, by the step.
+        captures: the tensors of some steps, by the step and by what they are, in order.
         casts: the types narrower than float64 that the program casts to, which `all_in_float64` ignored.
         folder: where the trace was loaded from.
         name: the name of the run among those it is compared with.
@@ -51,7 +51,7 @@ class Trace:
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
     samples: dict[int, Tensor] = field(default_factory=dict)
-    captures: dict[int, dict[str, Captured]] = field(default_factory=dict)
+    captures: Captures = field(default_factory=dict)
     casts: set[str] = field(default_factory=set)
     folder: Path = Path()
     name: str = ""
@@ -101,7 +101,7 @@ def save(trace: Trace, folder: Path) -> None:
         Stopped: the file cannot be written.
     """
     outputs = torch.stack(list(trace.probes.values()))
-    captured = [(step, name, one) for step, tensors in trace.captures.items() for name, one in tensors.items()]
+    rows = as_rows(trace.captures)
     arrays = {
         "version": VERSION,
         "settings": json.dumps(trace.settings),
@@ -113,8 +113,8 @@ def save(trace: Trace, folder: Path) -> None:
         "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
         "fingerprints": json.dumps(trace.fingerprints),
         "casts": json.dumps(sorted(trace.casts)),
-        "captured": json.dumps([(step, name, one.shape, one.module, len(one.sketch)) for step, name, one in captured]),
-        "sketches": torch.cat([torch.zeros(0), *(one.sketch for _, _, one in captured)]).double().numpy(),
+        "captured": json.dumps([(*values, len(numbers)) for *values, numbers in rows]),
+        "sketches": torch.cat([torch.zeros(0), *(numbers for *_, numbers in rows)]).double().numpy(),
         "sample_steps": np.array([step for step, marks in trace.samples.items() for _ in marks], dtype=np.int64),
         "samples": torch.cat([torch.zeros(0, 3, dtype=torch.float64), *trace.samples.values()]).numpy(),
     }
@@ -143,8 +143,8 @@ def load(folder: Path) -> Trace:
             captured, sketches = json.loads(str(arrays["captured"])), torch.from_numpy(arrays["sketches"])
             samples, sample_steps = (torch.from_numpy(arrays[name]) for name in ("samples", "sample_steps"))
         trace.samples = {step: samples[sample_steps == step] for step in sample_steps.unique().tolist()}
-        for (step, name, shape, module, _), one in zip(captured, sketches.split([count for *_, count in captured])):
-            trace.captures.setdefault(int(step), {})[str(name)] = Captured(tuple(shape), str(module), one)
+        parts = sketches.split([count for *_, count in captured])
+        trace.captures = from_rows((*values, numbers) for (*values, _), numbers in zip(captured, parts))
         trace.fingerprints = {name: tuple(sums) for name, sums in fingerprints.items()}
         trace.casts = {str(cast) for cast in casts}
         trace.step, trace.folder, trace.name = len(trace.losses), folder.resolve(), folder.resolve().name

@@ -6,8 +6,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from xent.recording.capture import KINDS
 from xent.report.summary import Summary, candidates_of
-from xent.verdict.where import KINDS, kind_of
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^vD*PX"
@@ -68,22 +68,22 @@ def draw_where(summary: Summary) -> Figure | None:
     A row for each candidate, of at most ROWS: of those that leave it, if any does. None if no step was captured.
     """
     captured = {name: part["where"] for name, part in summary["candidates"].items() if part["where"]}
-    left = {name: where for name, where in captured.items() if where["tensor"]}
+    left = {name: where for name, where in captured.items() if where["first"]}
     shown = dict(list((left or captured).items())[:ROWS])
     if not shown:
         return None
     figure = Figure(figsize=(9, 1 + 3 * len(shown)), layout="constrained")
     rows = figure.subplots(len(shown), squeeze=False)[:, 0]
     for axes, (name, where) in zip(rows, shown.items()):
-        names, decades = list(where["decades"]), list(where["decades"].values())
+        names = [tensor["name"] for tensor in where["tensors"]]
+        decades = [tensor["decades"] for tensor in where["tensors"]]
         for kind, colour in zip(KINDS, colormaps["tab10"].colors):  # type: ignore[attr-defined]
-            of_kind = [i for i, tensor in enumerate(names) if kind_of(tensor) == kind]
-            if of_kind:
+            if of_kind := [i for i, tensor in enumerate(where["tensors"]) if tensor["kind"] == kind]:
                 label = kind.removesuffix(" of")
                 axes.plot(of_kind, [decades[i] for i in of_kind], ".", color=colour, label=label)
         axes.axhline(where["limit"], color="0.4", linewidth=0.8, linestyle="--", label="limit of rounding")
-        if where["tensor"]:
-            first = names.index(where["tensor"])
+        if where["first"]:
+            first = names.index(where["first"])
             axes.plot(first, decades[first], "o", markersize=12, fillstyle="none", color="black")
             axes.axvline(first, color="black", linewidth=0.6)
         begins = where["begins at"] or f"step {where['step']}"

@@ -13,7 +13,7 @@ from xent.recording.trace import Trace
 from xent.report.place import begins_at, place_lines
 from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
 from xent.verdict.matching import without
-from xent.verdict.where import Where
+from xent.verdict.where import Place
 
 Summary = dict[str, Any]  # of JSON values; null where a number is not finite
 
@@ -97,16 +97,21 @@ def figures(judgement: Judgement) -> Summary:
         "losses above floor": None if identical else losses.margin,
         "losses differ by": torch.stack(differences).max().item(),
         "gap": outputs.gap,
-        "where": _where(judgement.where),
+        "where": _where(judgement.place),
     }
 
 
-def _where(where: Where | None) -> Summary | None:
-    """Where a candidate leaves the floor: in words, and every tensor of that step."""
-    if where is None:
+def _where(place: Place | None) -> Summary | None:
+    """Where a candidate leaves the floor: in words, and every tensor of that step with its decades above the floor."""
+    if place is None:
         return None
-    words = {"begins at": begins_at(where), "in words": place_lines(where)}
-    return words | {"step": where.step, "tensor": where.tensor, "limit": where.limit, "decades": where.decades}
+    words = {"begins at": begins_at(place), "in words": place_lines(place)}
+    tensors = [{"name": str(key), "kind": key.kind, "decades": above} for key, above in place.decades.items()]
+    return (
+        words
+        | {"step": place.step, "first": place.tensor and str(place.tensor), "limit": place.limit}
+        | {"tensors": tensors}
+    )
 
 
 def exit_code(summary: Summary) -> int:

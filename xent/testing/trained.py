@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xent.recording import BadInput, Recorder
+from xent.recording import Recorder
 from xent.recording.device import accelerator, seeded
+from xent.recording.errors import in_one_line
 from xent.recording.float64 import judging_in
 from xent.recording.recorder import Probe
-from xent.recording.trace import Trace, is_octave
+from xent.recording.trace import Trace, is_probe_step
 from xent.report.place import place_lines
 from xent.verdict.floor import output_gaps
 from xent.verdict.judging import Judgement
 from xent.verdict.matching import Pair
-from xent.verdict.where import Renames, Where, rename_captures, where
+from xent.verdict.where import Place, Renames, find_place, rename_captures
 
 Train = Callable[..., None]  # (recorder) or (recorder, dtype)
 Settings = Mapping[str, Any] | None
@@ -28,7 +29,16 @@ Dtype = torch.dtype | None
 NUDGES = 4  # which measure the floor of every tensor
 
 
-def trained(train: Train, name: str, steps: int, settings: Settings, dtype: Dtype, seed: int, nudge: int = 0) -> Trace:
+def trained(  # noqa: PLR0913  what makes one training another
+    train: Train,
+    name: str,
+    steps: int,
+    settings: Settings,
+    dtype: Dtype,
+    seed: int,
+    nudge: int = 0,
+    where: Sequence[int] = (),
+) -> Trace:
     """The trace of a training.
 
     Args:
@@ -37,14 +47,32 @@ def trained(train: Train, name: str, steps: int, settings: Settings, dtype: Dtyp
         steps, settings: of its recorder.
         dtype: float64 to train inside `all_in_float64`; another type, or None, to train as it is written.
         seed, nudge: of its recorder; PyTorch's generators are seeded with the first.
+        where: the steps to capture; the training ends after the last of them.
     """
     with judging_in(dtype):
-        recorder = Recorder(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge)
+        recorder = _UpTo(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge, where=where)
+        recorder.last = max(where, default=0)
         recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-        with seeded(seed, accelerator()):
+        with seeded(seed, accelerator()), suppress(_AllCaptured):
             with_dtype(train, dtype)(recorder)
-        recorder.finish()
+        if not where:
+            recorder.finish()
     return recorder.trace
+
+
+class _AllCaptured(BaseException):
+    """Ends a training. No `except Exception` of it catches this."""
+
+
+class _UpTo(Recorder):
+    """Ends the training after the step `last`, unless that is 0."""
+
+    last = 0
+
+    def step(self, loss: Tensor | float, probe: Probe) -> None:
+        super().step(loss, probe)
+        if self.steps_made == self.last:
+            raise _AllCaptured
 
 
 def with_dtype(train: Train, dtype: Dtype) -> Train:
@@ -59,8 +87,7 @@ def where_it_begins(
 ) -> list[str]:
     """Train both again up to the step at which they part, and say in a few lines at which tensor.
 
-    First the powers of two among the steps are captured, then every step between the last that was the same and the
-    first that was not.
+    First the probe steps are captured, then every step between the last that was the same and the first that was not.
 
     Args:
         train, reference, settings, rename: see `assert_same_training`.
@@ -68,65 +95,45 @@ def where_it_begins(
         dtype: see `trained`.
 
     Returns:
-        nothing if the judgement names no step, or if there is an operation that has no float64.
+        nothing if the judgement names no step.
     """
     last, start = judgement.left_floor, time.perf_counter()
     if last is None:
         return []
     pair = max(judgement.pairs, key=lambda pair: output_gaps(pair.candidate, pair.reference).get(last, 0.0))
-    settings = {**(settings or {}), "seed": pair.reference.settings["seed"]}
-    among = partial(where_among, train, reference, pair.reference.step, settings, dtype, rename)
-    octaves = [step for step in range(1, last + 1) if is_octave(step, last)]
+    again = pair.reference.step, settings, dtype, pair.reference.settings["seed"]
+    probed = [step for step in range(1, last + 1) if is_probe_step(step, last)]
     try:
-        place = among(octaves)
-        before = max((step for step in octaves if place and step < place.step), default=0)
+        place = place_among(train, reference, probed, *again, rename=rename)
+        before = max((step for step in probed if place and step < place.step), default=0)
         if place and place.tensor and place.step - before > 1:
-            between = among(range(before + 1, place.step + 1))
+            between = place_among(train, reference, range(before + 1, place.step + 1), *again, rename=rename)
             place = between if between and between.tensor else place
-    except BadInput:
-        return []
+    except Exception as error:  # an operation that has no float64, say; the proof has failed in any case
+        return [f"not found: training again stopped ({in_one_line(error)})"]
     seconds = f"found in {time.perf_counter() - start:.1f} s by training again, which where=False leaves out"
     return [*place_lines(place), seconds] if place else []
 
 
-def where_among(
+def place_among(  # noqa: PLR0913  what makes one training another
     train: Train,
     reference: Train,
+    where: Sequence[int],
     steps: int,
     settings: Settings,
     dtype: Dtype,
-    rename: Renames | None,
-    captured: Sequence[int],
-) -> Where | None:
-    """Where two trainings part, of the captured steps; they end after the last of those.
+    seed: int = 0,
+    *,
+    rename: Renames | None = None,
+) -> Place | None:
+    """Where two trainings part, of the steps `where`, after which they end.
 
     Args:
         train, reference, steps, settings, rename: see `assert_same_training`.
-        dtype: see `trained`.
+        dtype, seed: see `trained`.
     """
-    settings = {"seed": 0, **(settings or {})}
-
-    def capturing(train: Train, nudge: int = 0) -> Trace:
-        with judging_in(dtype), seeded(settings["seed"], accelerator()), suppress(_Captured):
-            recorder = _Capturing(steps=steps, settings=settings, nudge=nudge, where=captured)
-            with_dtype(train, dtype)(recorder)
-        return recorder.trace
-
-    unnudged = capturing(reference)
-    nudged = [capturing(reference, nudge) for nudge in range(1, 1 + NUDGES)]
-    candidate = capturing(train)
+    again, captured = (steps, settings, dtype, seed), list(where)
+    unnudged, *nudged = (trained(reference, "the reference", *again, nudge, captured) for nudge in range(1 + NUDGES))
+    candidate = trained(train, "the training", *again, where=captured)
     rename_captures(candidate, rename or {})
-    return where([Pair(candidate, unnudged, unnudged, nudged)])
-
-
-class _Captured(BaseException):
-    """All steps that were asked for are captured. No `except Exception` of a training catches it."""
-
-
-class _Capturing(Recorder):
-    """Ends the training after the last captured step."""
-
-    def step(self, loss: Tensor | float, probe: Probe) -> None:
-        super().step(loss, probe)
-        if self.steps_made == max(self.trace.settings["where"]):
-            raise _Captured
+    return find_place([Pair(candidate, unnudged, unnudged, nudged)])

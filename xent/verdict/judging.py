@@ -13,7 +13,7 @@ from torch import Tensor
 from xent.recording.trace import Trace
 from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, moved, output_gaps
 from xent.verdict.matching import Pair, first_mismatch, without
-from xent.verdict.where import Where, where
+from xent.verdict.where import Place, find_place
 
 # Decades above the floor that rounding does not explain, for one seed. For a mean over n seeds, divide by sqrt(n).
 LIMIT = 2.0  # benchmarks/verdict.py measures how often it is wrong
@@ -115,9 +115,9 @@ class Judgement:
         return next(filter(None, others), "")
 
     @cached_property
-    def where(self) -> Where | None:
+    def place(self) -> Place | None:
         """Where the candidate leaves the floor; None if no step of all runs was captured."""
-        return where(self.pairs)
+        return find_place(self.pairs)
 
     def _shrinks(self, what: str) -> bool:
         """Whether what is above the floor shrinks with the precision, as rounding does and a mistake does not.

@@ -9,57 +9,70 @@ from math import sqrt
 import numpy as np
 import torch
 
-from xent.recording.capture import BUFFER, GRADIENT, GRADIENT_AT, INPUT, LOSS, OUTPUT, UPDATE, WEIGHT, Captured
+from xent.recording.capture import (
+    GRADIENT,
+    GRADIENT_AT,
+    INPUT,
+    KINDS,
+    OUTPUT,
+    UPDATE,
+    WEIGHT,
+    Captured,
+    Key,
+)
+from xent.recording.errors import BadInput
 from xent.recording.settings import precision_of
 from xent.recording.trace import Trace
 from xent.verdict.matching import Pair, without
 
-KINDS = (WEIGHT, BUFFER, INPUT, OUTPUT, LOSS, GRADIENT_AT, GRADIENT, UPDATE)  # with one of them a name begins
 TENSOR_LIMIT = 2.0  # decades above the floor that rounding explains at one tensor, over one seed; see docs/where.md
 
 Renames = Mapping[str, str]
+Decades = dict[Key, float]
 
 
 @dataclass(frozen=True)
-class Where:
+class Place:
     """Where a candidate leaves the floor, by the tensors that its runs and their references captured.
 
     Attributes:
         step: the first captured step in which a tensor left its floor; if none did, the last captured step.
         decades: of every tensor of this step, in order: how far it is above its own floor, a mean over the seeds.
         limit: how many decades rounding explains.
-        tensor: the name of the first tensor above the limit; None if there is none.
-        module: the class of the module that the tensor belongs to, or empty.
-        unseen: modules with weights whose outputs the candidate did not capture: compiled ones, or not called as such.
+        tensor: the first tensor above the limit; None if there is none.
+        captured: the tensors of this step in the reference.
+        unseen: modules with weights whose outputs the candidate did not capture, though the reference did, or if no
+            such module was seen.
         left_out: tensors of this step that do not stand beside each other: of other names, shapes or numbers of calls.
         steps: all captured steps.
         is_float64: whether the runs compute in float64. In float32, single tensors are also far above by rounding.
     """
 
     step: int
-    decades: dict[str, float]
+    decades: Decades
     limit: float
-    tensor: str | None
-    module: str
+    tensor: Key | None
+    captured: dict[Key, Captured]
     unseen: list[str]
-    left_out: list[str]
+    left_out: list[Key]
     steps: list[int]
     is_float64: bool
 
     @property
-    def same(self) -> list[str]:
+    def same(self) -> list[Key]:
         """The tensors before the first one above the limit."""
-        names = list(self.decades)
-        return names[: names.index(self.tensor)] if self.tensor else names
+        keys = list(self.decades)
+        return keys[: keys.index(self.tensor)] if self.tensor else keys
 
 
-def where(pairs: list[Pair]) -> Where | None:
+def find_place(pairs: list[Pair]) -> Place | None:
     """Find where the candidate of these pairs left the floor; None if it, or a nudged reference, captured no step.
 
     Each tensor has its own floor: the distance of the nudged references from the unnudged one. That of an update is at
-    least the rounding of the weight, and a tensor that is 0 but for rounding counts as 0. A difference that comes to
-    nothing is no place: a mask in another form whose module has the same outputs, a scaled loss whose gradients are
-    scaled back.
+    least the rounding of the weight. A gradient or an update that is 0 but for rounding counts as 0.
+
+    A difference that comes to nothing is no place. An input may be given in another form, as a mask, to a module whose
+    outputs are the same. Gradients at outputs may be scaled, if the gradients of weights are scaled back.
 
     Args:
         pairs: the candidate's runs with their references.
@@ -72,57 +85,58 @@ def where(pairs: list[Pair]) -> Where | None:
     dtype = precision_of(first.settings) or first.first_outputs.dtype
     for step in steps:
         by_pair = [_decades(pair, step, torch.finfo(dtype).eps) for pair in pairs]
-        in_all = [name for name in by_pair[0] if all(name in others for others in by_pair)]
-        decades = {name: float(np.mean([of_pair[name] for of_pair in by_pair])) for name in in_all}
-        names = set(first.captures[step]) | set(pairs[0].candidate.captures[step])
-        above = [name for name in decades if decades[name] > limit and not _is_without_effect(name, decades, limit)]
-        if above or step == steps[-1]:
-            tensor = above[0] if above else None
-            module = first.captures[step][tensor].module if tensor else ""
-            left_out = sorted(names - set(decades))
-            unseen = _unseen(pairs[0].candidate.captures[step])
-            return Where(step, decades, limit, tensor, module, unseen, left_out, steps, dtype == torch.float64)
-    raise AssertionError("the last step returns")
-
-
-def kind_of(name: str) -> str:
-    """What a tensor is: see the words in xent.recording.capture."""
-    return next(kind for kind in KINDS if name.startswith(kind))
+        in_all = [key for key in by_pair[0] if all(key in others for others in by_pair)]
+        decades = {key: float(np.mean([of_pair[key] for of_pair in by_pair])) for key in in_all}
+        tensor = _first_above(decades, limit, pairs[0].candidate.captures[step])
+        if tensor or step == steps[-1]:
+            break
+    ours, theirs = pairs[0].candidate.captures[step], first.captures[step]
+    left_out = [key for key in (ours | theirs) if key not in decades]
+    is_float64 = dtype == torch.float64
+    return Place(step, decades, limit, tensor, theirs, _unseen(ours, theirs), left_out, steps, is_float64)
 
 
 def rename_captures(trace: Trace, rename: Renames) -> None:
-    """Give what a trace captured the names of another model: replace a module's path, or whole parts of it."""
-    for old, new in rename.items():
-        parts = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
-        for step, tensors in trace.captures.items():
-            trace.captures[step] = {parts.sub(new, name): captured for name, captured in tensors.items()}
+    """Give what a trace captured the paths of another model: replace a module's path, or whole parts of it.
+
+    Raises:
+        BadInput: two tensors then have one name.
+    """
+    if not rename:
+        return
+    parts = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, rename)) + r")(?!\w)")
+    for step, tensors in trace.captures.items():
+        paths = {key: parts.sub(lambda match: rename[match[1]], key.path) for key in tensors}
+        trace.captures[step] = {key._replace(path=paths[key]): captured for key, captured in tensors.items()}
+        if len(trace.captures[step]) < len(tensors):
+            raise BadInput(f"rename={dict(rename)} gives two tensors one name: map each module to another")
 
 
-def _decades(pair: Pair, step: int, epsilon: float) -> dict[str, float]:
+def _decades(pair: Pair, step: int, epsilon: float) -> Decades:
     """How far each tensor of a step is above its floor, of those that all runs have."""
     reference, candidate = pair.reference.captures[step], pair.candidate.captures[step]
     plain, nudged = pair.unnudged.captures[step], [trace.captures[step] for trace in pair.nudged]
     everywhere = [candidate, plain, *nudged]
-    calls = [Counter(name.partition(" #")[0] for name in run) for run in (reference, candidate)]
-    norms = {name: float(captured.sketch.norm()) for name, captured in reference.items()}
-    largest = {kind: max((norms[name] for name in norms if kind_of(name) == kind), default=0.0) for kind in KINDS}
+    calls = [Counter(key._replace(call=1) for key in run) for run in (reference, candidate)]
+    norms = {key: float(captured.sketch.norm()) for key, captured in reference.items()}
+    largest = {kind: max((norms[key] for key in norms if key.kind == kind), default=0.0) for kind in KINDS}
     decades = {}
-    for name, ours in reference.items():
-        once = name.partition(" #")[0]
-        is_everywhere = all(name in run and run[name].shape == ours.shape for run in everywhere)
+    for key, ours in reference.items():
+        once = key._replace(call=1)
+        is_everywhere = all(key in run and run[key].shape == ours.shape for run in everywhere)
         if not is_everywhere or calls[0][once] != calls[1][once]:
             continue
-        norm = max(norms[name], float(candidate[name].sketch.norm()))
-        if norm <= 10 * epsilon * largest[kind_of(name)]:  # 0 but for rounding
-            decades[name] = 0.0
+        norm = max(norms[key], float(candidate[key].sketch.norm()))
+        if key.kind in (GRADIENT_AT, GRADIENT, UPDATE) and norm <= 10 * epsilon * largest[key.kind]:
+            decades[key] = 0.0
             continue
-        lowest = epsilon / 10 * norm
-        if name.startswith(UPDATE) and (weight := reference.get(once.replace(UPDATE, WEIGHT))):
-            lowest = max(lowest, epsilon * float(weight.sketch.norm()))
-        gaps = [_distance(run[name], plain[name]) for run in nudged]
+        lowest = max(epsilon / 10 * norm, np.finfo(float).tiny)
+        if key.kind == UPDATE:
+            lowest = max(lowest, epsilon * norms[once._replace(kind=WEIGHT)])
+        gaps = [_distance(run[key], plain[key]) for run in nudged]
         floor = np.exp(np.mean(np.log([max(gap, lowest) for gap in gaps])))
-        gap = max(_distance(candidate[name], ours), lowest)
-        decades[name] = float(np.log10(gap / floor))
+        gap = max(_distance(candidate[key], ours), lowest)
+        decades[key] = float(np.log10(gap / floor))
     return decades
 
 
@@ -130,24 +144,33 @@ def _distance(one: Captured, other: Captured) -> float:
     return float(torch.linalg.vector_norm(one.sketch - other.sketch))
 
 
-def _unseen(names: Iterable[str]) -> list[str]:
-    """The modules with weights that have no outputs, unless none has any, as with several processes."""
-    outputs = {path_of(name) for name in names if kind_of(name) == OUTPUT}
-    owners = {path_of(name).rpartition(".")[0] for name in names if kind_of(name) == WEIGHT}
-    return sorted(owners - outputs - {""}) if outputs else []
+def _first_above(decades: Decades, limit: float, captured: dict[Key, Captured]) -> Key | None:
+    """The first tensor above the limit whose difference comes to something.
+
+    Args:
+        captured: the tensors of the candidate.
+    """
+    most_of_call: dict[tuple[str, int], float] = {}  # of the outputs of each call
+    for key in decades:
+        if key.kind == OUTPUT:
+            call = key.path, key.call
+            most_of_call[call] = max(decades[key], most_of_call.get(call, decades[key]))
+    gradients = [decades[key] for key in decades if key.kind == GRADIENT]
+
+    def comes_to_something(key: Key) -> bool:
+        if key.kind == GRADIENT_AT:
+            return not gradients or max(gradients) > limit
+        if key.kind != INPUT:
+            return True
+        numbers = captured[key].sketch
+        given = [k for k in decades if k.kind == INPUT and torch.equal(captured[k].sketch, numbers)]
+        return all(most_of_call.get((k.path, k.call), limit + 1) > limit for k in given)
+
+    return next((key for key in decades if decades[key] > limit and comes_to_something(key)), None)
 
 
-def _is_without_effect(name: str, decades: dict[str, float], limit: float) -> bool:
-    """Whether it is an input of a module whose outputs are the same, or a gradient at one and those of weights are."""
-    if name.startswith(INPUT):
-        outputs = [other for other in decades if kind_of(other) == OUTPUT and path_of(other) == path_of(name)]
-        after = [decades[other] for other in outputs if other.partition(" #")[2] == name.partition(" #")[2]]
-    else:
-        gradients = [other for other in decades if kind_of(other) == GRADIENT and kind_of(name) == GRADIENT_AT]
-        after = [decades[other] for other in gradients]
-    return bool(after) and max(after) <= limit
-
-
-def path_of(name: str) -> str:
-    """The path of the module in the name of its input, of its output, or of the gradient at that."""
-    return re.sub(r"(\[\d+\])?( \(\w+\))?( #\d+)?$", "", name.removeprefix(f"{kind_of(name)} "))
+def _unseen(ours: Iterable[Key], theirs: Iterable[Key]) -> list[str]:
+    """The modules with weights whose outputs were not captured; not those that the reference has not seen either."""
+    owners = {key.path.rpartition(".")[0] for key in ours if key.kind == WEIGHT}
+    seen, expected = ({key.path for key in keys if key.kind == OUTPUT} & owners for keys in (ours, theirs))
+    return sorted((expected or owners) - seen - {""})
