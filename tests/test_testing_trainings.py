@@ -14,7 +14,9 @@ from torch.nn.functional import cross_entropy
 import xent
 from xent.recording import Recorder
 from xent.recording.errors import BadInput
+from xent.report.place import begins_at
 from xent.testing import assert_same_training
+from xent.testing.trained import place_among
 
 FIXED = torch.linspace(-1, 1, 32 * 6, dtype=torch.float64).view(32, 6)
 
@@ -302,3 +304,41 @@ def test_a_late_mistake_is_told_in_full_whether_or_not_the_outputs_before_the_fi
     ):
         assert_same_training(smoothed_late, train, steps=128, dtype=torch.float32, seeds=1)
     assert_same_training(train, train, steps=20)
+
+
+@pytest.mark.extra
+@pytest.mark.slow
+def test_hugging_faces_llama_is_compared_tensor_by_tensor() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    text = torch.randint(64, (4, 12), generator=torch.Generator().manual_seed(0))
+    seen = torch.ones_like(text).tril(8)
+
+    def llama(recorder: Recorder, attention: str = "eager", eps: float = 1e-6, clip: float = 1.0, **wrong: Any) -> None:
+        config = transformers.LlamaConfig(**sizes, **heads, rms_norm_eps=eps, attn_implementation=attention)
+        model = transformers.LlamaForCausalLM(config)
+        if "activation" in wrong:
+            model.model.layers[1].mlp.act_fn = wrong["activation"]
+        recorder.nudge(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(recorder.steps):
+            loss = model(input_ids=text, attention_mask=wrong.get("mask", seen), labels=text).loss
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            recorder.step(loss, lambda: model(input_ids=text).logits)
+
+    def place(**change: Any) -> str | None:
+        found = place_among(partial(llama, **change), llama, [1, 2], 4, {}, torch.float64)
+        assert found is not None
+        return begins_at(found)
+
+    act = "step 1, output of model.layers.1.mlp.act_fn (SiLUActivation)"
+    assert place(attention="sdpa") is None, "whose mask has another form"
+    assert place(eps=1.1e-6) == "step 1, output of model.layers.0.input_layernorm (LlamaRMSNorm)"
+    assert place(activation=nn.GELU()) == place(activation=nn.GELU(), attention="sdpa") == act
+    no_mask = "in model.layers.0.self_attn, between v_proj, which is the same, and o_proj"
+    assert place(mask=None) == f"step 1, {no_mask}"
+    assert place(clip=0.99) == "step 1, gradient of model.embed_tokens.weight"

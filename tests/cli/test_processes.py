@@ -14,6 +14,7 @@ import torch
 from tests.helpers.commands import PROJECT, compare_py, small, succeeds, the_line, train_py, trained
 from tests.helpers.processes import SHORT, ended, ranks, torchrun, trained_by, wait_for
 from tests.helpers.runs import differences, judged, scalars
+from xent.recording.capture import GRADIENT, LOSS, UPDATE
 from xent.recording.trace import load
 from xent.training import checkpoint
 from xent.verdict.floor import output_gaps
@@ -31,6 +32,7 @@ def test_processes_and_microbatches_train_as_one(model: str, processes: int, acc
     """With targets ignored and classes weighted, 13 images a process and 6 a microbatch."""
     settings = [f"model={model}", "model.width=8", "model.norm=group", "precision=float64", "max_steps=16"]
     settings += ["batch_size=26", "+loss.ignore_index=9", "+loss.weight=[1,2,3,1,2,3,1,2,3,4]", "log_every=8"]
+    settings += ["where=1"]
     whole = trained(tmp_path / "whole", *settings)
     trained_by(processes, *settings, f"accumulate={accumulate}", f"hydra.run.dir={tmp_path / 'parts'}")
     parts = load(tmp_path / "parts")
@@ -38,6 +40,10 @@ def test_processes_and_microbatches_train_as_one(model: str, processes: int, acc
     assert max(output_gaps(parts, whole).values()) < 1e-13
     torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-12, atol=0)
     assert parts.tests.keys() == whole.tests.keys()
+    of_both = [key for key in parts.captures[1] if key.kind in (LOSS, GRADIENT, UPDATE)]
+    assert of_both == [key for key in whole.captures[1] if key.kind in (LOSS, GRADIENT, UPDATE)]
+    for key in of_both:
+        torch.testing.assert_close(*(trace.captures[1][key].sketch for trace in (parts, whole)), rtol=1e-9, atol=1e-12)
     assert parts.fingerprints == {name: pytest.approx(whole.fingerprints[name]) for name in whole.fingerprints}
 
 
