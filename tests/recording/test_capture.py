@@ -225,6 +225,16 @@ def test_of_several_processes_modules_are_not_captured(monkeypatch: pytest.Monke
     assert captured(network()) == [*WEIGHTS, "loss", *BACKWARD[3:], *UPDATES]
 
 
+def test_what_a_forward_pass_writes_into_a_buffer_is_an_update() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3)).double()
+    one = Capture([model])
+    model(X)
+    tensors = named(one.finish(torch.tensor(1.0)))
+    assert torch.equal(tensors["update of 0.running_mean"].sketch, model[0].running_mean)  # type: ignore[arg-type]
+    assert tensors["buffer 0.running_mean"].sketch.tolist() == [0, 0, 0]
+
+
 def test_several_models_are_told_apart() -> None:
     models = [nn.Linear(3, 3), nn.Linear(3, 3), nn.ReLU()]
     one = Capture(models)

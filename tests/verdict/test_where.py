@@ -68,16 +68,16 @@ def test_the_first_tensor_above_its_floor_is_named_by_what_comes_before_it() -> 
     ]
 
 
-def test_rounding_names_nothing_and_a_limit_of_2_decades_is_for_one_seed() -> None:
-    nothing = found(capturing(9e-14))
+def test_rounding_names_nothing_and_a_limit_of_2_decades_and_a_half_is_for_one_seed() -> None:
+    nothing = found(capturing(3e-13))
     assert (nothing.tensor, begins_at(nothing)) == (None, None)
     assert place_lines(nothing) == ["no tensor is above rounding, of 12 captured in step 1"]
-    assert first(found(capturing(1.1e-13))) == "weight a.w"
+    assert first(found(capturing(3.4e-13))) == "weight a.w"
     seeds = [Pair(*[capturing(off) for off in (5e-14, 0.0, 0.0)], [capturing(1e-15)]) for _ in range(4)]
     for seed, pair in enumerate(seeds):
         pair.unnudged.settings["seed"] = seed
     four = find_place(seeds)
-    assert four and (four.limit, first(four)) == (1.0, "weight a.w")
+    assert four and (four.limit, first(four)) == (1.25, "weight a.w")
 
 
 def test_the_first_step_counts() -> None:

@@ -23,7 +23,7 @@ INPUT, OUTPUT = "input of", "output of"  # of a module
 LOSS = "loss"
 GRADIENT_AT = "gradient at the output of"  # a module
 GRADIENT = "gradient of"  # a parameter, as the optimizer sees it
-UPDATE = "update of"  # a parameter
+UPDATE = "update of"  # a parameter or a buffer
 KINDS = (WEIGHT, BUFFER, INPUT, OUTPUT, LOSS, GRADIENT_AT, GRADIENT, UPDATE)  # in the order of a step
 
 ROOT = "model"
@@ -97,7 +97,7 @@ class Capture:
         self._counts = Counter[tuple[str, str]]()
         self._running: list[Call] = []  # modules that were called and have not returned
         self._parameters: dict[Tensor, str] = {}
-        self._weights: dict[str, Tensor] = {}  # their sketches, before the update
+        self._weights: dict[str, Tensor] = {}  # sketches of parameters and buffers, before the update
         self._steps: list[_StepOfOptimizer] = []  # those under way, the innermost last
         self._handles: list[RemovableHandle] = [
             register_optimizer_step_pre_hook(_Hook(self, Capture._before_update)),
@@ -121,7 +121,9 @@ class Capture:
         for parameter, name in self._parameters.items():
             if parameter.requires_grad and name not in updated:  # its optimizer has no hooks
                 self._note_gradients([parameter])
-                self._note_update(parameter)
+                self._note_update(parameter, name)
+        for name, buffer in _named(self._models, nn.Module.named_buffers) if self._parameters else ():
+            self._note_update(buffer, name)
         tensors = list(self._tensors.items())
         place = list(self._tensors).index(self._last_forward) + 1 if self._last_forward else 0
         tensors.insert(place, (Key(LOSS), Captured((), "", None, sketch(loss))))
@@ -137,6 +139,7 @@ class Capture:
             self._weights[name] = self._sketch(parameter)
         for name, buffer in _named(self._models, nn.Module.named_buffers):
             self._note(Key(BUFFER, name), buffer)
+            self._weights[name] = self._sketch(buffer)
         self._last_forward = next(reversed(self._tensors), None)
 
     def _note(self, key: Key, tensor: Tensor, module: str = "") -> None:
@@ -209,7 +212,7 @@ class Capture:
     def _after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         step = self._steps.pop() if self._steps else None
         for parameter in step.parameters if step and step.is_innermost else ():
-            self._note_update(parameter)
+            self._note_update(parameter, self._parameters[parameter])
 
     def _note_gradients(self, parameters: list[Tensor]) -> list[Key]:
         keys = []
@@ -224,12 +227,11 @@ class Capture:
             self._counts[key[:2]] -= 1
             self._tensors.pop(key, None)
 
-    def _note_update(self, parameter: Tensor) -> None:
-        name = self._parameters[parameter]
-        self._sketches.pop(id(parameter), None)  # a write into `.data` does not show in the version
-        after, key = self._sketch(parameter), self._next(UPDATE, name)
-        if parameter.numel() > 0:
-            self._tensors[key] = Captured(tuple(parameter.shape), "", None, after - self._weights[name])
+    def _note_update(self, tensor: Tensor, name: str) -> None:
+        self._sketches.pop(id(tensor), None)  # a write into `.data` does not show in the version
+        before, after = self._weights.get(name), self._sketch(tensor)
+        if tensor.numel() > 0 and before is not None and before.shape == after.shape:
+            self._tensors[self._next(UPDATE, name)] = Captured(tuple(tensor.shape), "", None, after - before)
         self._weights[name] = after
 
     def _next(self, kind: str, path: str) -> Key:

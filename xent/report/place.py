@@ -92,6 +92,7 @@ def _meaning(key: Key, same: list[Key]) -> str:
         before = "gradients at outputs are the same: " if GRADIENT_AT in kinds else ""
         return f"{before}look at the backward pass of its module, at clipping and scaling"
     if key.kind == UPDATE:
-        is_same = key._replace(kind=GRADIENT) in same
-        return f"{'its gradient is the same: ' if is_same else ''}look at the optimizer and its settings"
+        is_of_optimizer = key._replace(kind=GRADIENT) in same
+        of_optimizer = "its gradient is the same: look at the optimizer and its settings"
+        return of_optimizer if is_of_optimizer else "look at what writes to it"
     return ""
