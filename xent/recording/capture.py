@@ -92,7 +92,7 @@ class Capture:
         """
         self._models = models
         self._tensors: dict[Key, Captured] = {}
-        self._last_forward: Key | None = None  # the loss comes after it
+        self._before_loss: Key | None = None  # the last tensor of the last forward pass
         self._sketches: dict[int, _Sketched] = {}  # by identity: an output is often an input, a mask often many
         self._counts = Counter[tuple[str, str]]()
         self._running: list[Call] = []  # modules that were called and have not returned
@@ -125,7 +125,7 @@ class Capture:
         for name, buffer in _named(self._models, nn.Module.named_buffers) if self._parameters else ():
             self._note_update(buffer, name)
         tensors = list(self._tensors.items())
-        place = list(self._tensors).index(self._last_forward) + 1 if self._last_forward else 0
+        place = list(self._tensors).index(self._before_loss) + 1 if self._before_loss else 0
         tensors.insert(place, (Key(LOSS), Captured((), "", None, sketch(loss))))
         return {key: captured._replace(sketch=captured.sketch.cpu()) for key, captured in tensors}
 
@@ -140,12 +140,12 @@ class Capture:
         for name, buffer in _named(self._models, nn.Module.named_buffers):
             self._note(Key(BUFFER, name), buffer)
             self._weights[name] = self._sketch(buffer)
-        self._last_forward = next(reversed(self._tensors), None)
 
     def _note(self, key: Key, tensor: Tensor, module: str = "") -> None:
         if tensor.numel() > 0:  # a shard of another process may be empty
             caller = self._running[-1] if self._running else None
             self._tensors[key] = Captured(tuple(tensor.shape), module, caller, self._sketch(tensor))
+            self._before_loss = key if key.kind in (WEIGHT, BUFFER, INPUT, OUTPUT) else self._before_loss
 
     def _sketch(self, tensor: Tensor) -> Tensor:
         known, version = self._sketches.get(id(tensor)), -1 if tensor.is_inference() else tensor._version
@@ -155,7 +155,7 @@ class Capture:
 
     def _is_training(self) -> bool:
         """Whether a forward pass is one of the training, with gradients and not repeated by a checkpoint."""
-        is_repeated = torch._C._current_graph_task_id() != -1
+        is_repeated = torch._C._current_graph_task_id() != -1  # as in torch.utils.module_tracker
         return torch.is_grad_enabled() and not is_repeated and not torch._C._are_functorch_transforms_active()
 
     def _before_forward(self, path: str, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
@@ -164,24 +164,22 @@ class Capture:
         self.note_weights()
         call = self._next(INPUT, path).call
         for part, tensor in _inputs(module, args, kwargs):
-            self._last_forward = Key(INPUT, path, part, call)
-            self._note(self._last_forward, tensor, type(module).__name__)
+            self._note(Key(INPUT, path, part, call), tensor, type(module).__name__)
         self._running.append(Call(path, call))
 
     def _after_forward(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
         if not self._is_training():
             return
-        while self._running and self._running[-1].path != path:  # which an exception ended
+        if path not in [running.path for running in self._running]:
+            return  # it was called without gradients
+        while self._running[-1].path != path:  # which an exception ended
             self._running.pop()
-        call = self._running.pop().call if self._running else 1
+        call = self._running.pop().call
         for part, tensor in _tensors_of(output):
-            self._last_forward = Key(OUTPUT, path, part, call)
-            self._note(self._last_forward, tensor, type(module).__name__)
+            of, gradient = type(module).__name__, Key(GRADIENT_AT, path, part, call)
+            self._note(Key(OUTPUT, path, part, call), tensor, of)
             if tensor.requires_grad:
-                gradient = Key(GRADIENT_AT, path, part, call)
-                self._handles.append(
-                    tensor.register_hook(_Hook(self, Capture._note_gradient, gradient, type(module).__name__))
-                )
+                self._handles.append(tensor.register_hook(_Hook(self, Capture._note_gradient, gradient, of)))
 
     def _note_gradient(self, key: Key, module: str, gradient: Tensor) -> None:
         if key not in self._tensors:  # a second backward pass through it adds to what the optimizer sees
