@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._pytree import keystr, tree_flatten_with_path
 from torch.utils.hooks import RemovableHandle
 
 from xent.recording.processes import world_size
@@ -314,13 +313,19 @@ def _parameters_of(forward: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in positional]
 
 
-def _tensors_of(value: Any) -> list[tuple[str, Tensor]]:
+def _tensors_of(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
     """The tensors of an argument or result, by where they are in it, such as `[1]`; the first element has no name."""
-    if is_dataclass(value) and not isinstance(value, type | Mapping):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    leaves = [(keystr(path).removeprefix("[0]"), leaf) for path, leaf in tree_flatten_with_path(value)[0]]
-    tensors = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_nested]
-    return [(path.replace("['", ".").replace("']", "").lstrip("."), tensor) for path, tensor in tensors]
+    if isinstance(value, Tensor):
+        return [] if value.is_nested else [(path.removeprefix("[0]"), value)]
+    if isinstance(value, list | tuple):
+        parts = [(f"{path}[{number}]", part) for number, part in enumerate(value)]
+    elif isinstance(value, Mapping):
+        parts = [(f"{path}.{key}".lstrip("."), part) for key, part in value.items()]
+    elif is_dataclass(value):
+        parts = [(f"{path}.{field.name}".lstrip("."), getattr(value, field.name)) for field in fields(value)]
+    else:
+        return []
+    return [tensor for inner, part in parts for tensor in _tensors_of(part, inner)]
 
 
 def as_rows(captures: Captures) -> list[tuple[Any, ...]]:
