@@ -22,7 +22,7 @@ test: $(DEV) ## run what a change must pass
 test-all: $(DEV) ## run every test, also those that guard against changes of others
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof, in a minute
+test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load -m 'not slow' \
 	  tests/losses tests/verdict tests/report tests/recording/test_trace.py tests/test_testing.py
 

@@ -102,6 +102,7 @@ def test_another_command_that_is_shown(line: str) -> None:
     assert b"-F hydra_bash_completion python" in done.stdout, done.stderr
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("block", COMPARED, ids=lambda block: block.split()[-2])
 def test_runs_of_several_commands_are_compared(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are shown, but for their size; in processes where they have another environment, or are several."""

@@ -126,6 +126,7 @@ def assert_same(sweep: Path, serial: Path) -> None:
     assert judged(serial / "comparison") == judged(sweep / "comparison")
 
 
+@pytest.mark.extra
 def test_ctrl_c_ends_a_sweep_of_joblibs_and_the_same_command_finishes_it(serial: Path, tmp_path: Path) -> None:
     """Its runs do not disturb each other."""
     sweep = tmp_path / "sweep"

@@ -78,6 +78,7 @@ def test_the_article_computes_its_example_and_logits_of_1000_do_not_overflow() -
     assert article(torch.tensor([[1000.0, 0.0], [-1000.0, 0.0]]), torch.tensor([0, 0])) == 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_every_impostor_is_different_where_its_mistake_shows_and_has_no_other(mistake: str) -> None:
     assert len((MISTAKES[mistake].__doc__ or "").splitlines()) == 1, "which states the mistake"
