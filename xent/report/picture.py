@@ -80,7 +80,7 @@ def draw_where(summary: Summary) -> Figure | None:
         for kind, colour in zip(KINDS, colormaps["tab10"].colors):  # type: ignore[attr-defined]
             if of_kind := [i for i, tensor in enumerate(where["tensors"]) if tensor["kind"] == kind]:
                 label = kind.removesuffix(" of")
-                axes.plot(of_kind, [decades[i] for i in of_kind], ".", color=colour, label=label)
+                axes.plot(of_kind, [decades[i] for i in of_kind], "o", markersize=4, color=colour, label=label)
         axes.axhline(where["limit"], color="0.4", linewidth=0.8, linestyle="--", label="limit of rounding")
         if where["first"]:
             first = names.index(where["first"])
