@@ -95,8 +95,8 @@ def test_a_failing_proof_names_the_step_and_the_tensor() -> None:
     place, before, meaning, seconds = begins(counting, steps=40)
     assert place.startswith("step 11, loss: ") and place.endswith(" decades above rounding")
     assert before.startswith("everything before it in that step is the same: 14 tensors, last output of model")
-    assert meaning == "outputs are the same: look at the loss"
-    assert seconds.startswith("found in ") and seconds.endswith(" s by training again, which where=False leaves out")
+    assert meaning == "outputs are the same: look at the loss and its targets"
+    assert seconds.startswith("found in ") and seconds.endswith(" s by training again; where=False skips this")
 
 
 def test_where_it_begins_is_looked_for_in_float64_and_may_be_left_out() -> None:

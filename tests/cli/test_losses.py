@@ -132,7 +132,7 @@ def test_where_a_loss_parts_is_named_in_answer_report_picture_and_tensorboard(tm
     assert max(decades) == pytest.approx(6, abs=1) and len(decades) > 30
     assert figures["scratch"]["where"]["begins at"] is None
     report = (folder / "report.md").read_text()
-    assert "| scratch | no tensor is above rounding, of 39 captured in 2 steps from 1 to 2 |" in report
+    assert "| scratch | no tensor is above rounding in 2 steps from 1 to 2, of 39 a step |" in report
     assert f"| impostor/gradient_scaled | {place}: " in report and "](where.png)" in report
     assert (folder / "where.png").read_bytes().startswith(b"\x89PNG")
     events = EventAccumulator(str(folder)).Reload()

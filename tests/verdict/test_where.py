@@ -71,7 +71,7 @@ def test_the_first_tensor_above_its_floor_is_named_by_what_comes_before_it() -> 
 def test_rounding_names_nothing_and_a_limit_of_2_decades_and_a_half_is_for_one_seed() -> None:
     nothing = found(capturing(3e-13))
     assert (nothing.tensor, begins_at(nothing)) == (None, None)
-    assert place_lines(nothing) == ["no tensor is above rounding, of 12 captured in step 1"]
+    assert place_lines(nothing) == ["no tensor is above rounding in step 1, of 12 a step"]
     assert first(found(capturing(3.4e-13))) == "weight a.w"
     seeds = [Pair(*[capturing(off) for off in (5e-14, 0.0, 0.0)], [capturing(1e-15)]) for _ in range(4)]
     for seed, pair in enumerate(seeds):
@@ -88,7 +88,9 @@ def test_the_first_step_counts() -> None:
     assert begins_at(found(candidate, same, nudged)) == "step 9, weight a.w"
     candidate.captures[4] = late
     assert begins_at(found(candidate, same, nudged)) == "step 4, loss"
-    assert place_lines(found(capturing(steps=(3, 4, 9)), same, nudged))[0].endswith("in 3 steps from 3 to 9")
+    assert place_lines(found(capturing(steps=(3, 4, 9)), same, nudged))[0].endswith(
+        "in 3 steps from 3 to 9, of 12 a step"
+    )
     assert find_place([Pair(run("mine"), same, same, [nudged])]) is None, "it captured none"
     assert find_place([Pair(candidate, same, same, [])]) is None, "no floor"
 
@@ -121,7 +123,7 @@ def test_what_does_not_stand_beside_each_other_is_left_out_and_said() -> None:
     assert place_lines(left)[-1].endswith(" and 2 more")
     for key in (Key(INPUT, "a"), Key(OUTPUT, "a"), again, Key(GRADIENT_AT, "a")):
         del candidate.captures[1][key]
-    assert place_lines(found(candidate))[-2].endswith("checkpointed or not called: a")
+    assert place_lines(found(candidate))[-2].endswith("called as .forward): a")
 
 
 def test_names_may_be_mapped_by_whole_parts_of_their_paths() -> None:

@@ -14,8 +14,7 @@ from xent.recording.capture import (
 )
 from xent.verdict.where import Place
 
-AT_THE_LOSS = "look at the loss"
-BEFORE_THE_STEP = "it differs before the step: look at its first values, and at code that writes to it between steps"
+BEFORE_THE_STEP = "it differs before the step: look at its initial values, and at code that writes to it between steps"
 SHOWN = 3  # of the tensors furthest above their floors
 
 
@@ -37,9 +36,9 @@ def place_lines(place: Place) -> list[str]:
         lines = [f"step {place.step}, decades above rounding: {listed}"]
         lines += ["in this precision a correct change may be that far above at one tensor: record it in float64"]
     else:
-        lines = [f"no tensor is above rounding, of {len(place.decades)} captured in {captured}"]
+        lines = [f"no tensor is above rounding in {captured}, of {len(place.decades)} a step"]
     for what, names in {
-        "not seen inside, as it is compiled, checkpointed or not called:": place.unseen,
+        "outputs not seen (compiled, checkpointed, or called as .forward):": place.unseen,
         "not compared, for want of a counterpart:": list(map(str, place.left_out)),
     }.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -84,10 +83,12 @@ def _meaning(key: Key, same: list[Key]) -> str:
     if key.kind == INPUT and INPUT not in kinds:
         return "weights are the same: look at what the model is given"
     if key.kind == LOSS:
-        return f"outputs are the same: {AT_THE_LOSS}" if OUTPUT in kinds else AT_THE_LOSS
+        return f"{'outputs are the same: ' if OUTPUT in kinds else ''}look at the loss and its targets"
     if key.kind == GRADIENT_AT:
         is_first = GRADIENT_AT not in kinds and LOSS in kinds
-        return f"the loss is the same, its gradient is not: {AT_THE_LOSS}" if is_first else "look at the backward pass"
+        return (
+            "the loss is the same, its gradient is not: look at the loss" if is_first else "look at the backward pass"
+        )
     if key.kind == GRADIENT:
         before = "gradients at outputs are the same: " if GRADIENT_AT in kinds else ""
         return f"{before}look at the backward pass of its module, at clipping and scaling"

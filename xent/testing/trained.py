@@ -61,7 +61,7 @@ def trained(  # noqa: PLR0913  what makes one training another
 
 
 class _AllCaptured(BaseException):
-    """Ends a training. No `except Exception` of it catches this."""
+    """Ends a training, whose own `except Exception` does not catch it."""
 
 
 class _UpTo(Recorder):
@@ -111,7 +111,7 @@ def where_it_begins(
             place = between if between and between.tensor else place
     except Exception as error:  # an operation that has no float64, say; the proof has failed in any case
         return [f"not found: training again stopped ({in_one_line(error)})"]
-    seconds = f"found in {time.perf_counter() - start:.1f} s by training again, which where=False leaves out"
+    seconds = f"found in {time.perf_counter() - start:.1f} s by training again; where=False skips this"
     return [*place_lines(place), seconds] if place else []
 
 

@@ -40,10 +40,10 @@ class Place:
         step: the first captured step in which a tensor left its floor; if none did, the last captured step.
         decades: of every tensor of this step, in order: how far it is above its own floor, a mean over the seeds.
         limit: how many decades rounding explains.
-        tensor: the first tensor above the limit; None if there is none.
+        tensor: the first above the limit whose difference has an effect; None if there is none.
         captured: the tensors of this step in the reference.
-        unseen: modules with weights whose outputs the candidate did not capture, though the reference did, or if no
-            such module was seen.
+        unseen: modules with weights whose outputs the reference alone captured; if it captured none, all that the
+            candidate did not.
         left_out: tensors of this step that do not stand beside each other: of other names, shapes or numbers of calls.
         steps: all captured steps.
         is_float64: whether the runs compute in float64. In float32, single tensors are also far above by rounding.
@@ -61,18 +61,19 @@ class Place:
 
     @property
     def same(self) -> list[Key]:
-        """The tensors before the first one above the limit."""
+        """The tensors before the one that is named, without those that differ to no effect."""
         keys = list(self.decades)
-        return keys[: keys.index(self.tensor)] if self.tensor else keys
+        before = keys[: keys.index(self.tensor)] if self.tensor else keys
+        return [key for key in before if self.decades[key] <= self.limit]
 
 
 def find_place(pairs: list[Pair]) -> Place | None:
-    """Find where the candidate of these pairs left the floor; None if it, or a nudged reference, captured no step.
+    """Find where the candidate of these pairs left the floor; None if runs share no captured step, or lack nudges.
 
     Each tensor has its own floor: the distance of the nudged references from the unnudged one. That of an update is at
-    least the rounding of the weight. A gradient or an update that is 0 but for rounding counts as 0.
+    least the rounding of the weight. A gradient or an update that is only rounding counts as the same.
 
-    A difference that comes to nothing is no place. An input may be given in another form, as a mask, to a module whose
+    A difference without effect is no place. An input may be given in another form, as a mask, to a module whose
     outputs are the same. Gradients at outputs may be scaled, if the gradients of weights are scaled back.
 
     Args:
@@ -147,7 +148,7 @@ def _distance(one: Captured, other: Captured) -> float:
 
 
 def _first_above(decades: Decades, limit: float, captured: dict[Key, Captured]) -> Key | None:
-    """The first tensor above the limit whose difference comes to something.
+    """The first tensor above the limit whose difference has an effect.
 
     Args:
         captured: the tensors of the candidate.
@@ -159,7 +160,7 @@ def _first_above(decades: Decades, limit: float, captured: dict[Key, Captured]) 
             most_of_call[call] = max(decades[key], most_of_call.get(call, decades[key]))
     gradients = [decades[key] for key in decades if key.kind == GRADIENT]
 
-    def comes_to_something(key: Key) -> bool:
+    def has_effect(key: Key) -> bool:
         if key.kind == GRADIENT_AT:
             return not gradients or max(gradients) > limit
         if key.kind != INPUT:
@@ -168,7 +169,7 @@ def _first_above(decades: Decades, limit: float, captured: dict[Key, Captured]) 
         given = [k for k in decades if k.kind == INPUT and torch.equal(captured[k].sketch, numbers)]
         return all(most_of_call.get((k.path, k.call), limit + 1) > limit for k in given)
 
-    return next((key for key in decades if decades[key] > limit and comes_to_something(key)), None)
+    return next((key for key in decades if decades[key] > limit and has_effect(key)), None)
 
 
 def _unseen(ours: Iterable[Key], theirs: Iterable[Key]) -> list[str]:
