@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +13,10 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 
 from xent.cli.compose import Run
 from xent.recording.errors import BadInput, Stopped
+
+# Seconds before the processes part. In PyTorch 2.6 the main thread joins gloo's with the GIL held, for which one of them
+# may still wait, to let go of its last tensors.
+GOODBYE = 0.1
 
 
 @contextmanager
@@ -42,6 +47,7 @@ def process_group(run: Run) -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and backend not in str(error).lower():
             raise
         raise Stopped("another process of this run ended") from error
+    time.sleep(GOODBYE)
     distributed.destroy_process_group()
 
 
