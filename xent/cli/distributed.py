@@ -14,8 +14,8 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 from xent.cli.compose import Run
 from xent.recording.errors import BadInput, Stopped
 
-# Seconds before the processes part. In PyTorch 2.6 the main thread joins gloo's with the GIL held, for which one of them
-# may still wait, to let go of its last tensors.
+# Seconds before processes part. PyTorch 2.6 joins gloo's threads with the GIL held, and hangs if one of them waits for
+# it, to let go of its last tensors.
 GOODBYE = 0.1
 
 
