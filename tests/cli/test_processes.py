@@ -186,11 +186,12 @@ REFUSED = {
 @pytest.mark.parametrize(("arguments", "said"), REFUSED.items())
 def test_what_several_processes_cannot_train_is_refused_once(arguments: str, said: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [*arguments.split(), *SHORT, f"hydra.run.dir={run}", f"hydra.sweep.dir={run}"]
-    first, second = (rank.result() for rank in ranks(command, command))
+    command = [*arguments.split(), *SHORT, f"hydra.run.dir={run}"]
+    sweeps = [tmp_path / "first", tmp_path / "second"]  # the time is in their names, so two ranks seldom share one
+    first, second = (rank.result() for rank in ranks(*([*command, f"hydra.sweep.dir={sweep}"] for sweep in sweeps)))
     assert the_line(first) == said
     assert (second.returncode, second.stderr) == (2, "")
-    assert not run.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_peer_is_waited_for_no_longer_than_asked_and_a_port_in_use_is_said(tmp_path: Path) -> None:
