@@ -29,6 +29,13 @@ ROOT = "model"
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")  # parts of paths, of torch.compile and of checkpointing
 
 
+class Call(NamedTuple):
+    """A call of a module: its path, and which call in the step it is."""
+
+    path: str
+    call: int
+
+
 class Key(NamedTuple):
     """What a tensor is; as text, its name.
 
@@ -44,16 +51,14 @@ class Key(NamedTuple):
     part: str = ""
     call: int = 1
 
+    @property
+    def of(self) -> Call:
+        """The call of the module whose input, output or gradient it is."""
+        return Call(self.path, self.call)
+
     def __str__(self) -> str:
         part, call = f" ({self.part})" if self.part else "", f" #{self.call}" if self.call > 1 else ""
         return f"{self.kind} {self.path}{part}{call}".strip()
-
-
-class Call(NamedTuple):
-    """A call of a module: its path, and which call in the step it is."""
-
-    path: str
-    call: int
 
 
 class Captured(NamedTuple):

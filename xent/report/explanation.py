@@ -66,7 +66,7 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         rows += [("precision", judgement.settings["precision"])]
     if judgement.casts:
         rows += [("casts seen through", ", ".join(judgement.casts))]
-    rows += zip(("where", *[""] * len(begins)), begins)
+    rows += [("" if number else "where", line) for number, line in enumerate(begins)]
     width = max(len(name) for name, _ in rows)
     hint = _hint(evidence) if evidence else ""
     if mismatch:

@@ -48,9 +48,9 @@ def place_lines(place: Place) -> list[str]:
 
 def _named(place: Place, key: Key) -> str:
     """The first tensor above its floor; or the code of a module between two modules inside it."""
-    captured, call = place.captured, Call(key.path, key.call)
+    captured = place.captured
     if key.kind in (INPUT, OUTPUT):
-        outer = captured[key].caller if key.kind == INPUT else call
+        outer = captured[key].caller if key.kind == INPUT else key.of
         inside = [k for k in place.same if k.kind == OUTPUT and captured[k].caller == outer]
         last = _call(inside[-1], outer) if inside and outer else ""
         if key.kind == INPUT and outer:

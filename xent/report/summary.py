@@ -105,13 +105,14 @@ def _where(place: Place | None) -> Summary | None:
     """Where a candidate leaves the floor: in words, and every tensor of that step with its decades above the floor."""
     if place is None:
         return None
-    words = {"begins at": begins_at(place), "in words": place_lines(place)}
-    tensors = [{"name": str(key), "kind": key.kind, "decades": above} for key, above in place.decades.items()]
-    return (
-        words
-        | {"step": place.step, "first": place.tensor and str(place.tensor), "limit": place.limit}
-        | {"tensors": tensors}
-    )
+    return {
+        "begins at": begins_at(place),
+        "in words": place_lines(place),
+        "step": place.step,
+        "first": place.tensor and str(place.tensor),
+        "limit": place.limit,
+        "tensors": [{"name": str(key), "kind": key.kind, "decades": above} for key, above in place.decades.items()],
+    }
 
 
 def exit_code(summary: Summary) -> int:

@@ -116,9 +116,10 @@ def _assert_same(loss: Loss, reference: Loss, task: Task, where: bool, note: str
     if judgement.verdict in SAME:
         return losses
     evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
-    with _as_in_a_proof(task):
-        again = *_trainings(*losses, task), judgement, _settings(task), None, None
-        begins = where_it_begins(*again) if where else []
+    begins: list[str] = []
+    if where and judgement.left_floor:
+        with _as_in_a_proof(task):
+            begins = where_it_begins(*_trainings(*losses, task), judgement, _settings(task), None, None)
     advice = "fewer classes, fewer ignored targets, or weights that are closer to each other"
     if not _looked_at(loss, task).is_pytorchs:
         note = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"

@@ -18,6 +18,7 @@ from xent.recording.capture import (
     OUTPUT,
     UPDATE,
     WEIGHT,
+    Call,
     Captured,
     Key,
 )
@@ -153,11 +154,10 @@ def _first_above(decades: Decades, limit: float, captured: dict[Key, Captured]) 
     Args:
         captured: the tensors of the candidate.
     """
-    most_of_call: dict[tuple[str, int], float] = {}  # of the outputs of each call
+    most_of_call: dict[Call, float] = {}  # of the outputs of each call
     for key in decades:
         if key.kind == OUTPUT:
-            call = key.path, key.call
-            most_of_call[call] = max(decades[key], most_of_call.get(call, decades[key]))
+            most_of_call[key.of] = max(decades[key], most_of_call.get(key.of, decades[key]))
     gradients = [decades[key] for key in decades if key.kind == GRADIENT]
 
     def has_effect(key: Key) -> bool:
@@ -167,7 +167,7 @@ def _first_above(decades: Decades, limit: float, captured: dict[Key, Captured]) 
             return True
         numbers = captured[key].sketch
         given = [k for k in decades if k.kind == INPUT and torch.equal(captured[k].sketch, numbers)]
-        return all(most_of_call.get((k.path, k.call), limit + 1) > limit for k in given)
+        return all(most_of_call.get(k.of, limit + 1) > limit for k in given)
 
     return next((key for key in decades if decades[key] > limit and has_effect(key)), None)
 
