@@ -11,7 +11,8 @@ from tests.helpers.right_losses import EVERY, RIGHT
 from tests.helpers.wrong_losses import WRONG
 from xent.recording.errors import BadInput
 from xent.report.page import Rows
-from xent.testing.same_learning import judge_learning
+from xent.testing.same_learning import differing_in_trials, judge_learning
+from xent.testing.same_training import SAME
 from xent.training.task import Task
 from xent.verdict.judging import Judgement, Verdict
 
@@ -31,7 +32,10 @@ def judged(name: str, dtype: torch.dtype) -> str:
     if dtype not in case.dtypes:
         return ""
     try:
-        return in_short(judge_learning(case.loss, case.reference, Task(dtype=dtype, **{"classes": 10} | case.task)))
+        three = case.loss, case.reference, Task(dtype=dtype, **{"classes": 10} | case.task)
+        judgement = judge_learning(*three)
+        in_trials = judgement.verdict in SAME and differing_in_trials(*three)[0]
+        return in_short(judgement) + (" other in trials" if in_trials else "")
     except BadInput:
         return "refused"
 

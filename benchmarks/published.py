@@ -1,8 +1,11 @@
 """Losses of published packages under the judge: python -m benchmarks.published [packages=timm] [page=docs/verdict.md]
 
 Needs the packages, beside the project: `pip install --constraint constraints.txt liger-kernel packaging timm monai
-segmentation-models-pytorch cut-cross-entropy keras transformers`. A loss is judged twice: by `assert_same_learning`,
-and by a direct comparison of values and gradients with PyTorch's, in float64, on the same logits. The two should agree.
+segmentation-models-pytorch cut-cross-entropy keras transformers optax "mlx[cpu]" scikit-learn`. Some ask for far more
+than their losses import: `pip install --no-deps nnunetv2 espnet trl deepspeed axolotl litgpt speechbrain`, which need
+`pip install --constraint constraints.txt einops hjson msgpack peft datasets lightning hyperpyyaml torchaudio`.
+A loss is judged twice: by `assert_same_learning`, and by a direct comparison of values and gradients with PyTorch's, in
+float64, on the same logits. The two should agree. The last column names the trials after the training that differ.
 """
 
 # mypy: disable-error-code="import-not-found, no-untyped-call"
@@ -10,37 +13,49 @@ import os
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from math import log
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.measure import arguments, as_markdown, write_into
 from tests.helpers.right_losses import Case
 from xent.recording import BadInput
 from xent.recording.float64 import judging_in
-from xent.testing.same_learning import judge_learning
+from xent.testing import from_numpy
+from xent.testing.same_learning import differing_in_trials, judge_learning
 from xent.testing.same_training import SAME
 from xent.training.task import Task
 
 BEGIN = "<!-- python -m benchmarks.published page=docs/verdict.md -->"
-ENVIRONMENT = {"TRITON_INTERPRET": "1", "KERAS_BACKEND": "torch"}  # kernels for a GPU, on the CPU
+# Kernels for a GPU, on the CPU; and float64 in JAX
+ENVIRONMENT = {"TRITON_INTERPRET": "1", "KERAS_BACKEND": "torch", "JAX_ENABLE_X64": "1"}
 ULPS = 100  # of error, beyond which a direct comparison calls a loss different; or as many times PyTorch's error
 PLACES, IGNORED = {"places": (6,)}, {"ignored": 0.3}
 SMOOTHED = nn.CrossEntropyLoss(label_smoothing=0.1)
+WEIGHT = torch.randn(10, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 Cases = dict[str, Case]
 FLOAT32 = (torch.float32,)
 case = partial(Case, dtypes=(torch.float64, torch.float32))
 
 
+def poly(logits: Tensor, target: Tensor) -> Tensor:
+    p = logits.softmax(1).gather(1, target[:, None])
+    return cross_entropy(logits, target) + 2 * (1 - p).mean()
+
+
+def of_product(inputs: Tensor, target: Tensor) -> Tensor:
+    return cross_entropy(inputs @ WEIGHT.to(inputs).T, target)
+
+
 def timm() -> Cases:
     from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
     from timm.loss.poly_loss import PolyCrossEntropy
-
-    def poly(logits: Tensor, target: Tensor) -> Tensor:
-        p = logits.softmax(1).gather(1, target[:, None])
-        return cross_entropy(logits, target) + 2 * (1 - p).mean()
 
     return {
         "LabelSmoothingCrossEntropy(0.1)": case(LabelSmoothingCrossEntropy(0.1), SMOOTHED),
@@ -81,12 +96,9 @@ def liger_kernel() -> Cases:
 def cut_cross_entropy() -> Cases:
     from cut_cross_entropy import linear_cross_entropy
 
-    weight = torch.randn(10, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     loss = partial(linear_cross_entropy, impl="torch_compile")
     return {
-        'linear_cross_entropy(impl="torch_compile")': case(
-            lambda z, t: loss(z, weight.to(z), t), lambda z, t: cross_entropy(z @ weight.to(z).T, t), IGNORED
-        )
+        'linear_cross_entropy(impl="torch_compile")': case(lambda z, t: loss(z, WEIGHT.to(z), t), of_product, IGNORED)
     }
 
 
@@ -112,7 +124,175 @@ def transformers() -> Cases:
     return {"ForMaskedLMLoss": case(lambda z, t: ForMaskedLMLoss(z, t, z.shape[1]), task=IGNORED)}
 
 
-FUNCTIONS = liger_kernel, timm, monai, segmentation_models_pytorch, cut_cross_entropy, keras, transformers
+def nnunetv2() -> Cases:
+    from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
+
+    def hardest(logits: Tensor, target: Tensor) -> Tensor:
+        losses = cross_entropy(logits, target, reduction="none").flatten().sort(descending=True).values
+        return losses[: len(losses) // 10].mean()
+
+    robust, every, tenth = RobustCrossEntropyLoss(), TopKLoss(k=100), TopKLoss(k=10)
+    return {
+        "RobustCrossEntropyLoss()": case(lambda z, t: robust(z, t[:, None].to(z)), task=PLACES | IGNORED),
+        "TopKLoss(k=100)": case(lambda z, t: every(z, t[:, None]), task=PLACES),
+        "TopKLoss(k=10)": case(lambda z, t: tenth(z, t[:, None]), hardest, PLACES),
+    }
+
+
+def espnet() -> Cases:
+    from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import LabelSmoothingLoss
+
+    def divergence(logits: Tensor, target: Tensor) -> Tensor:
+        """From 0.9 of the target and 0.1 of all others, without the ignored."""
+        return cross_entropy(logits, target, label_smoothing=1 / 9) + 0.9 * log(0.9) + 0.1 * log(0.1 / 9)
+
+    plain, smoothed = (LabelSmoothingLoss(10, -100, smoothing, normalize_length=True) for smoothing in (0.0, 0.1))
+    return {
+        "LabelSmoothingLoss(smoothing=0)": case(lambda z, t: plain(z[None], t[None]), task=IGNORED),
+        "LabelSmoothingLoss(smoothing=0.1)": case(lambda z, t: smoothed(z[None], t[None]), divergence),
+    }
+
+
+def trl() -> Cases:
+    from trl.trainer.utils import selective_log_softmax
+
+    def masked(logits: Tensor, target: Tensor) -> Tensor:
+        mask = target != -100
+        return -selective_log_softmax(logits, target.clamp(min=0), row_mask=mask).sum() / mask.sum()
+
+    return {
+        "selective_log_softmax(row_mask=...)": case(masked, task=IGNORED),
+        "selective_log_softmax(temperature=2)": case(
+            lambda z, t: -selective_log_softmax(z, t, temperature=2.0).mean(), lambda z, t: cross_entropy(z / 2, t)
+        ),
+    }
+
+
+def deepspeed() -> Cases:
+    from deepspeed.sequence.cross_entropy import vocab_parallel_cross_entropy
+    from deepspeed.sequence.linear_cross_entropy import vocab_parallel_linear_cross_entropy
+    from deepspeed.sequence.vocab_parallel_ops import vocab_parallel_logprobs
+
+    return {
+        "vocab_parallel_cross_entropy": case(vocab_parallel_cross_entropy, task=IGNORED),
+        "vocab_parallel_logprobs": case(
+            lambda z, t: -vocab_parallel_logprobs(z, t).sum() / (t != -100).sum(), task=IGNORED
+        ),
+        "vocab_parallel_linear_cross_entropy": case(
+            lambda z, t: vocab_parallel_linear_cross_entropy(z, WEIGHT.to(z), t, chunk_size=8), of_product, IGNORED
+        ),
+    }
+
+
+def axolotl() -> Cases:
+    from axolotl.monkeypatch.loss.chunked import CEWithChunkedOutputLoss
+    from axolotl.monkeypatch.loss.eaft import eaft_loss
+
+    chunked = CEWithChunkedOutputLoss(4)
+
+    def shifted(logits: Tensor, target: Tensor) -> Tensor:
+        outputs = SimpleNamespace(logits=torch.cat([logits, logits[:1]])[None])
+        return eaft_loss(outputs, torch.cat([target[:1], target])[None])
+
+    def by_entropy(logits: Tensor, target: Tensor) -> Tensor:
+        weight = Categorical(logits=logits.detach()).entropy()[target != -100]
+        return (weight * cross_entropy(logits, target, reduction="none")[target != -100]).mean()
+
+    return {
+        "CEWithChunkedOutputLoss(4)": case(
+            lambda z, t: chunked([*z[None].chunk(4, dim=1)], t[None], reduction="mean"), task=IGNORED
+        ),
+        "eaft_loss": case(shifted, by_entropy, IGNORED),
+    }
+
+
+def litgpt() -> Cases:
+    from litgpt.utils import chunked_cross_entropy
+
+    return {
+        "chunked_cross_entropy(chunk_size=8)": case(
+            lambda z, t: chunked_cross_entropy(z[None], t[None], chunk_size=8), task=IGNORED
+        ),
+        "chunked_cross_entropy, logits in parts": case(
+            lambda z, t: chunked_cross_entropy([*z[None].split(8, dim=1)], t[None]), task=IGNORED
+        ),
+    }
+
+
+def speechbrain() -> Cases:
+    from speechbrain.nnet.losses import nll_loss
+
+    def loss(logits: Tensor, target: Tensor, **keywords: Any) -> Tensor:
+        return nll_loss(logits.log_softmax(1).movedim(1, -1), target, **keywords)
+
+    return {
+        "nll_loss(label_smoothing=0.1)": case(partial(loss, label_smoothing=0.1), SMOOTHED, PLACES),
+        "nll_loss(length=...), half": case(
+            lambda z, t: loss(z, t, length=torch.full((len(z),), 0.5)),
+            lambda z, t: cross_entropy(z[..., :3], t[:, :3]),
+            PLACES,
+        ),
+    }
+
+
+def optax() -> Cases:
+    import jax
+    from optax import losses
+
+    def mean(loss: Callable[..., Any]) -> Callable[[Tensor, Tensor], Tensor]:
+        return from_numpy(jax.jit(jax.value_and_grad(lambda z, t: loss(z, t).mean())))
+
+    def of_smoothed(z: Any, t: Any) -> Any:
+        return losses.softmax_cross_entropy(z, losses.smooth_labels(jax.nn.one_hot(t, 10), 0.1))
+
+    return {
+        "softmax_cross_entropy_with_integer_labels": case(mean(losses.softmax_cross_entropy_with_integer_labels)),
+        "softmax_cross_entropy of smooth_labels(0.1)": case(mean(of_smoothed), SMOOTHED),
+        "poly_loss_cross_entropy(epsilon=2)": case(
+            mean(lambda z, t: losses.poly_loss_cross_entropy(z, jax.nn.one_hot(t, 10))), poly
+        ),
+    }
+
+
+def mlx() -> Cases:
+    import mlx.core as mx
+    from mlx.nn.losses import cross_entropy as of_mlx
+
+    def mean(smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
+        loss = mx.value_and_grad(partial(of_mlx, label_smoothing=smoothing, reduction="mean"))
+        return from_numpy(lambda z, t: loss(mx.array(z), mx.array(t)))
+
+    return {
+        "cross_entropy": Case(mean(0.0), dtypes=FLOAT32),
+        "cross_entropy(label_smoothing=0.1)": Case(mean(0.1), SMOOTHED, dtypes=FLOAT32),
+    }
+
+
+def scikit_learn() -> Cases:
+    import numpy as np
+    from sklearn._loss import HalfMultinomialLoss
+    from sklearn.linear_model._linear_loss import LinearModelLoss
+
+    half = HalfMultinomialLoss(n_classes=10)
+    linear = LinearModelLoss(half, fit_intercept=False)
+
+    def mean(logits: Any, target: Any) -> tuple[Any, Any]:
+        losses, gradients = half.loss_gradient(target.astype(logits.dtype), logits)
+        return losses.mean(), gradients / len(target)
+
+    def of_identity(logits: Any, target: Any) -> tuple[Any, Any]:
+        """The logits as coefficients: a row of data picks its own."""
+        data = np.eye(len(target), dtype=logits.dtype)
+        value, gradient = linear.loss_gradient(logits.T, data, target.astype(logits.dtype))
+        return value, gradient.T
+
+    return {"HalfMultinomialLoss": case(from_numpy(mean)), "LinearModelLoss": case(from_numpy(of_identity))}
+
+
+USUAL = liger_kernel, timm, monai, segmentation_models_pytorch, cut_cross_entropy, keras, transformers
+WITHOUT_DEPENDENCIES = nnunetv2, espnet, trl, deepspeed, axolotl, litgpt, speechbrain
+OUTSIDE = optax, mlx, scikit_learn
+FUNCTIONS = *USUAL, *WITHOUT_DEPENDENCIES, *OUTSIDE
 PACKAGES = {function.__name__.replace("_", "-"): function for function in FUNCTIONS}
 
 
@@ -150,9 +330,16 @@ def rows_of(package: str) -> list[list[str]]:
             try:
                 judgement = judge_learning(case.loss, case.reference, task)
                 verdict, accepted = str(judgement.verdict), judgement.verdict in SAME
+                trials = ", ".join(differing_in_trials(case.loss, case.reference, task)[0]) if accepted else ""
             except BadInput as refusal:
-                verdict, accepted = str(refusal), False
-            figures = f"{ulps:.2g}", "same" if same else "different", verdict, "yes" if accepted == same else "NO"
+                verdict, accepted, trials = str(refusal), False, ""
+            figures = (
+                f"{ulps:.2g}",
+                "same" if same else "different",
+                verdict,
+                "yes" if accepted == same else "NO",
+                trials,
+            )
             rows.append([f"{package} {version(package)}", f"`{name}`", str(dtype).removeprefix("torch."), *figures])
     return rows
 
@@ -160,7 +347,8 @@ def rows_of(package: str) -> list[list[str]]:
 def main() -> None:
     packages, page = arguments(packages=",".join(PACKAGES), page="")
     os.environ.update(ENVIRONMENT)
-    rows = [["package", "loss", "logits in", "largest error, ULP", "directly", "by `assert_same_learning`", "agree"]]
+    figures = "largest error, ULP", "directly", "by training", "agree", "but other on"
+    rows = [["package", "loss", "logits in", *figures]]
     for package in packages.split(","):
         rows += rows_of(package)
     text = as_markdown("Losses of published packages", rows)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, bfloat16, float16, float64, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, nll_loss, one_hot
 
 import xent
 from tests.helpers.commands import PROJECT
@@ -23,7 +23,7 @@ from tests.helpers.wrong_losses import WRONG, RunningMean, deaf_to_what_comes_fr
 from xent.losses.impostors import Impostor, gradient_scaled
 from xent.recording.errors import BadInput
 from xent.report.explanation import Evidence, explanation
-from xent.testing import assert_same_learning
+from xent.testing import assert_same_learning, from_numpy
 from xent.training.validate_loss import Loss
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
@@ -110,14 +110,39 @@ def test_a_loss_that_trains_the_same_and_reports_something_else_is_caught(offset
         assert_same_learning(lambda logits, target: cross_entropy(logits, target) + offset)
 
 
-def test_a_loss_that_overflows_or_clamps_beyond_what_a_short_training_reaches_is_caught() -> None:
+def test_what_no_short_training_shows_is_tried_after_it_and_what_raises_an_error_there_is_warned_of() -> None:
     def overflowing(logits: Tensor, target: Tensor) -> Tensor:
         return (logits.exp().sum(1).log() - logits.gather(1, target[:, None])[:, 0]).mean()
 
-    for loss in (overflowing, lambda logits, target: cross_entropy(logits.clamp(-50, 50), target)):
-        with pytest.raises(AssertionError, match=r"the loss of logits of 1000 is .*\n  subtract the largest") as caught:
-            assert_same_learning(loss)
-        assert "same_learning.py" not in str(caught.getrepr()), "pytest shows the call and not our source"
+    lines = message_of(overflowing)
+    assert lines[0] == "training is the same as with the reference, but the loss differs from it on"
+    assert lines[1].startswith("logits of 1000 it is inf, expected 380.5") and len(lines) == 3
+    assert lines[2] == "exp overflows: subtract the largest logit of a row before it"
+
+    def of_many(logits: Tensor, target: Tensor) -> Tensor:
+        assert len(logits) > 1, "rows, please"
+        return cross_entropy(logits, target)
+
+    with pytest.warns(UserWarning, match=r"^not proved, .*: a batch of 1 .AssertionError: rows, please") as warned:
+        assert_same_learning(of_many)
+    assert warned[0].filename == __file__
+
+
+def test_an_error_of_the_loss_in_training_is_no_verdict_and_is_told_in_a_line_with_its_source() -> None:
+    class Thrice(nn.CrossEntropyLoss):
+        calls = 0
+
+        def forward(self, input: Tensor, target: Tensor) -> Tensor:
+            self.calls += 1
+            assert self.calls <= 3, "thrice"
+            return super().forward(input, target)
+
+    source = r'tests/test_testing.py:\d+: assert self.calls <= 3, "thrice".$'
+    what = "the training of seed 0 stopped after 3 steps .AssertionError: thrice"
+    with pytest.raises(BadInput, match=f"^{what} [^\n]*; {source}") as caught:
+        assert_same_learning(Thrice())
+    shown = str(caught.getrepr())
+    assert "same_learning.py" not in shown and "in forward" not in shown, "pytest shows the call and not our source"
 
 
 class LinearInside(nn.Linear):
@@ -141,18 +166,113 @@ def test_weights_of_a_loss_are_trained_in_a_copy_and_dtype_random_state_and_thre
     assert loss.weight is not None and loss.weight.dtype == torch.float32
 
 
+class Tagged(LinearInside):
+    """Reads an attribute of its weight, which deepcopy leaves out, and holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(10, 10, bias=False)
+        self.weight.is_frozen = False  # type: ignore[attr-defined]
+        self.lock, self.last = threading.Lock(), self.weight * 1
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        assert not self.weight.is_frozen  # type: ignore[attr-defined]
+        with self.lock:
+            self.last = self.weight * 1
+        return super().forward(input, target)
+
+
+class Uncopyable(nn.CrossEntropyLoss):
+    def __deepcopy__(self, memo: Any) -> "Uncopyable":
+        raise TypeError("one of a kind")
+
+
+def test_what_cannot_be_copied_of_a_module_is_shared_and_a_module_that_cannot_be_is_taken_as_a_function() -> None:
+    loss, same = Tagged(), LinearInside(10, 10, bias=False)
+    same.load_state_dict(loss.state_dict())
+    before = loss.weight.detach().clone()
+    assert_same_learning(loss, same, steps=32)
+    assert torch.equal(loss.weight, before)
+    assert_same_learning(Uncopyable(WEIGHT), WEIGHTED, steps=32)
+    trained = nn.Linear(10, 10)
+    trained.__class__ = type("Both", (Uncopyable, LinearInside), {})
+    with pytest.raises(BadInput, match="^the loss cannot be copied .TypeError: one of a kind.: give it as a function"):
+        assert_same_learning(trained)
+
+
+def test_batch_steps_seeds_and_the_ignored_index_can_be_given() -> None:
+    sizes: list[int] = []
+
+    def counting(logits: Tensor, target: Tensor) -> Tensor:
+        sizes.append(len(logits))
+        return cross_entropy(logits, target, ignore_index=-1)
+
+    by_default = lambda z, t: cross_entropy(z, t, ignore_index=-1)  # noqa: E731  whose index cannot be read
+    with pytest.raises(BadInput, match="Target -100 is out of bounds"):
+        assert_same_learning(by_default, by_default, ignored=0.3)
+    assert_same_learning(counting, by_default, ignored=0.3, ignore_index=-1, batch=70, steps=8, seeds=3, where=False)
+    assert sizes.count(70) == 3 * 8 + 8, "steps times seeds; and before and after them it is only tried"
+
+    def of_64(logits: Tensor, target: Tensor) -> Tensor:
+        return torch.stack([cross_entropy(z, t) for z, t in zip(logits.split(64), target.split(64))]).mean()
+
+    with pytest.raises(AssertionError, match="training is different"):
+        assert_same_learning(of_64, where=False)
+
+
+class Marked(Tensor):
+    pass
+
+
+def test_a_gradient_of_another_class_of_tensors_is_told_as_any_other() -> None:
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+            ctx.save_for_backward(logits.softmax(1) - one_hot(target, 10))
+            return cross_entropy(logits, target)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+            (of_sum,) = ctx.saved_tensors
+            return (1.5 * gradient * of_sum / len(of_sum)).as_subclass(Marked), None
+
+    lines = message_of(Kernel.apply)
+    assert lines[-1] == "the gradient is 1.5 times the reference's: a constant factor"
+
+
+def test_a_loss_of_numpy_arrays_is_judged_in_the_type_that_it_computes_in() -> None:
+    def value_and_grad(logits: Any, target: Any, factor: float = 1.0) -> tuple[Any, Any]:
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        rows = np.arange(len(p)), target
+        value = -np.log(p[rows]).mean()
+        p[rows] -= 1
+        return value, factor * p / len(p)
+
+    loss = from_numpy(value_and_grad)
+    logits, target = torch.randn(3, 4, dtype=bfloat16, requires_grad=True), torch.tensor([0, 1, 3])
+    loss(logits, target).backward()
+    assert logits.grad is not None and logits.grad.dtype == bfloat16
+    with pytest.raises(AssertionError, match="training is the same .*\n  logits of 1000 +it is inf"):
+        assert_same_learning(loss, steps=64)
+    with pytest.raises(AssertionError, match=r"the gradient is 1\.001 times(.*\n)*.*outside of PyTorch"):
+        assert_same_learning(from_numpy(partial(value_and_grad, factor=1.001)), where=False, steps=64)
+    with pytest.raises(BadInput, match=r"gradient is of shape .3,.: expected .131, 10., that of the logits"):
+        assert_same_learning(from_numpy(lambda z, t: (0.0, np.zeros(3))))
+
+
 def asserting(logits: Tensor, target: Tensor) -> Tensor:
     raise AssertionError("mine")
 
 
-OF_THE_BATCH = r"of float64 logits \[29, 10\] and class indices \[29\] "
+OF_THE_BATCH = r"of float64 logits \[131, 10\] and class indices \[131\] "
 NO_LOSS: list[tuple[Any, str]] = [
     (lambda logits: logits.sum(), OF_THE_BATCH + "cannot be computed .TypeError: "),
     (lambda logits, target: logits.sum().item(), OF_THE_BATCH + "is a float: expected a tensor of one number"),
-    (nn.CrossEntropyLoss(reduction="none"), OF_THE_BATCH + r"is of shape .29,.: expected one number"),
+    (nn.CrossEntropyLoss(reduction="none"), OF_THE_BATCH + r"is of shape .131,.: expected one number"),
+    (lambda logits, target: cross_entropy(logits, target)[None], r"is of shape .1,.: expected a scalar, .* .squeeze"),
     (lambda logits, target: logits.detach().sum(), OF_THE_BATCH + "has no gradient: "),
     (nn.CrossEntropyLoss(torch.ones(3)), OF_THE_BATCH + "cannot be computed .RuntimeError"),
-    (asserting, "cannot be computed .AssertionError: mine."),
+    (asserting, r"cannot be computed .AssertionError: mine; tests/test_testing.py:\d+: raise AssertionError.*mine"),
     (nn.CrossEntropyLoss, "is the class CrossEntropyLoss: expected an instance of it"),
     ("torch", "is a str: expected a torch.nn.Module"),
     (deaf_to_what_comes_from_above, "let its backward pass multiply by the gradient from above"),
@@ -160,15 +280,11 @@ NO_LOSS: list[tuple[Any, str]] = [
 
 
 def test_what_cannot_be_trained_with_is_refused_in_a_line() -> None:
-    locked = nn.CrossEntropyLoss()
-    locked.lock = threading.Lock()
     for loss, message in NO_LOSS:
         with pytest.raises(BadInput, match=f"^the loss .*{message}[^\n]*$"):
             assert_same_learning(loss)
         with pytest.raises(BadInput, match=f"^the reference .*{message}[^\n]*$"):
             assert_same_learning(nn.CrossEntropyLoss(), loss)
-    with pytest.raises(BadInput, match="^the loss cannot be copied .*: give it as a function, lambda [^\n]*$"):
-        assert_same_learning(locked)
     with pytest.raises(BadInput, match="^the loss .* cannot be computed .IndexError: "):
         assert_same_learning(xent.ArticleCrossEntropyLoss(), ignored=0.5)
 
@@ -178,6 +294,8 @@ def test_a_task_that_cannot_be_is_refused() -> None:
         words = ", ".join(f"{name}={value}" for name, value in arguments.items())
         with pytest.raises(ValueError, match=f"{words}.*: expected 2 classes or more, and a part from 0 to below 1"):
             assert_same_learning(nn.CrossEntropyLoss(), **arguments)
+    with pytest.raises(ValueError, match="batch=0, steps=256, seeds=None: expected 1 or more of each"):
+        assert_same_learning(nn.CrossEntropyLoss(), batch=0)
     with pytest.raises(ValueError, match="dtype=torch.int64: expected torch.float64, float32, bfloat16 or float16"):
         assert_same_learning(nn.CrossEntropyLoss(), dtype=torch.int64)
 
@@ -268,10 +386,12 @@ def test_the_message_says_by_how_much_from_when_and_what_was_expected() -> None:
     assert re.fullmatch(r"decades above the floor 8\.\d, where 2\.0 are rounding", lines[1])
     assert lines[2] == "left the floor at step 1"
     assert lines[3].removeprefix("loss at step 1 ") == lines[4].removeprefix("expected "), "its gradient alone is wrong"
-    ours, theirs = (float(line.split()[-1]) for line in lines[5:7])
-    assert lines[5].startswith("gradient of logit [")
+    assert lines[5] == "relative error 0.0e+00"
+    ours, theirs = (float(line.split()[-1]) for line in lines[6:8])
+    assert lines[6].startswith("gradient of logit [")
     assert ours / theirs == pytest.approx(1 + 1e-6, rel=1e-12)
-    assert lines[7].startswith("where step 1, gradient at the output of 3 (Linear): 1"), "of the last module"
+    assert lines[8:10] == ["relative error 1.0e-06", "error of the whole gradient 1.0e-06"]
+    assert lines[10].startswith("where step 1, gradient at the output of 3 (Linear): 9.9"), "of the last module"
     assert lines[-1] == "the gradient is 1.000001 times the reference's: a constant factor"
 
 
@@ -279,8 +399,9 @@ def test_the_message_says_by_how_much_from_when_and_what_was_expected() -> None:
 def test_the_evidence_is_of_a_step_at_which_the_mistake_was_made() -> None:
     lines = message_of(Impostor("probabilities_clamped"))
     assert int(re.findall(r"loss at step (\d+)", lines[3])[0]) > 32
-    assert float(lines[5].split()[-1]) == 0, "the gradient of what is clamped"
-    assert float(lines[6].split()[-1]) != 0
+    assert float(lines[6].split()[-1]) == 0, "the gradient of what is clamped"
+    assert float(lines[7].split()[-1]) != 0
+    assert lines[-1].startswith("no gradient in rows whose target has a small probability, up to ")
     lines = message_of(RunningMean())
     assert lines[0] == "the loss has other values, though training is the same as with the reference"
     assert float(lines[3].split()[-1]) != float(lines[4].split()[-1]), "at step 1 it is the same"
@@ -310,3 +431,20 @@ def test_an_explanation_names_a_constant_factor_and_its_likely_cause() -> None:
     for factor, cause in causes.items():
         message = explanation(APART, "", Evidence(1, 2.0, 2.0, float(factor) * GRADIENT, GRADIENT))
         assert message.endswith(f"\n  the gradient is {factor} times the reference's: {cause}")
+
+
+def test_an_explanation_names_an_eps_and_a_clamp_inside_a_logarithm_and_rows_that_do_not_sum_to_0() -> None:
+    def with_eps(logits: Tensor, target: Tensor) -> Tensor:
+        return nll_loss((logits.softmax(1) + 1e-6).log(), target)
+
+    def with_eps_beside_the_sum(logits: Tensor, target: Tensor) -> Tensor:
+        ahead = logits - logits.detach().amax(1, keepdim=True)
+        return nll_loss(ahead - (ahead.exp().sum(1, keepdim=True) + 1e-6).log(), target)
+
+    hints = {
+        with_eps: r"as of -log\(p \+ 1e-06\): an eps inside a logarithm\?",
+        with_eps_beside_the_sum: "the gradient of a row does not sum to 0, as the reference's does: an eps",
+    }
+    for loss, hint in hints.items():
+        with pytest.raises(AssertionError, match=f"\n  {hint}"):
+            assert_same_learning(loss, where=False, steps=64)

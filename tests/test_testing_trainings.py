@@ -63,7 +63,7 @@ def test_a_wrong_training_is_told_with_evidence_even_if_one_seed_alone_meets_the
     assert headline == "training is different from training with the reference"
     rows = dict(line.strip().split("  ", 1) for line in lines)
     assert list(rows)[:4] == ["decades above the floor", "left the floor at step", "loss at step 1", "expected"]
-    assert list(rows)[4:] == ["distance of the outputs there", "of those of nudged references"]
+    assert list(rows)[4:] == ["relative error", "distance of the outputs there", "of those of nudged references"]
     assert 0 < float(rows["loss at step 1"]) / float(rows["expected"]) - 1 < 1e-8
     assert "same_training.py" not in str(told.getrepr()), "pytest shows the call and not our source"
 

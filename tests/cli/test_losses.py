@@ -108,6 +108,21 @@ def test_a_kernel_in_float32_is_judged_by_what_the_rounding_of_float32_may_do(tm
     assert verdicts == {None: "bitwise identical", 0.0: "same within rounding", 1e-3: "different"}, "torch ran twice"
 
 
+def test_a_loss_that_is_another_at_logits_of_1000_fails_and_so_does_the_sweep_if_it_is_to(tmp_path: Path) -> None:
+    """Two losses of one name, which trains as PyTorch's does; the one is right."""
+    targets = "tests.helpers.faulty_losses.clamped", "tests.helpers.faulty_losses.right.clamped"
+    both = ["loss=torch,custom", f"loss._target_={','.join(targets)}"]
+    overrides = [*small(precision="float64", nudge="0,1"), f"hydra.sweep.dir={tmp_path}"]
+    for fail, code in ((False, 0), (True, 1)):
+        result = train_py("-m", *both, *overrides, f"hydra.callbacks.compare.fail={fail}")
+        assert (result.returncode, result.stderr) == (code, "")
+    what = "for logits of 1000 its loss is 427.053, not 449.467"
+    assert f"No, one of three: {targets[0]} trains as torch does, but {what}." in " ".join(result.stdout.split())
+    wrong, right = (judged(tmp_path / "comparison")[target] for target in targets)
+    assert (wrong["verdict"], right["verdict"]) == ("same learning, other at large logits", "bitwise identical")
+    assert wrong["in trials"]["logits of -1000"]["loss"] == ["35.0103", "36.7345"]
+
+
 def test_every_loss_of_a_sweep_is_tried_before_the_first_run(tmp_path: Path) -> None:
     """In every precision that it will get: this one takes bfloat16 alone, which is the first."""
     losses = ["loss=torch,custom", "loss._target_=tests.helpers.faulty_losses.Bfloat16Only"]

@@ -6,7 +6,19 @@ import torch
 from torch import Tensor, bfloat16, float16, float32, float64, nn
 from torch.nn.functional import cross_entropy, dropout, nll_loss, one_hot
 
-from tests.helpers.right_losses import IGNORED, PLACES, PROBABILITIES, WEIGHT, Case, Kernel, at_target, by_parts, focal
+from tests.helpers.right_losses import (
+    IGNORED,
+    PLACES,
+    PROBABILITIES,
+    WEIGHT,
+    Case,
+    Kernel,
+    at_target,
+    by_its_gradient,
+    by_one_hot,
+    by_parts,
+    focal,
+)
 
 
 def mean_of_parts(logits: Tensor, target: Tensor) -> Tensor:
@@ -98,4 +110,7 @@ WRONG = {
     "mean over the classes too": Case(lambda z, t: -(t * z.log_softmax(1)).mean(), task=PROBABILITIES),
     "softmax over places": Case(lambda z, t: -(t * z.log_softmax(-1)).sum(1).mean(), task=THREE_PLACES),
     "in bfloat16": as_written(lambda z, t: cross_entropy(z.bfloat16(), t)),
+    # Which train as the right one does, but are NaN where a class is masked by -inf.
+    "one-hot targets": Case(by_one_hot),
+    "value and gradient apart": Case(by_its_gradient),
 }

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ def test_what_is_saved_is_what_is_loaded(dtype: torch.dtype, tmp_path: Path) -> 
     saved.probes = {step: torch.rand(4, 3, dtype=dtype) for step in (0, 1)}
     saved.tests, saved.fingerprints = {2: (0.25, 0.5)}, {"first weights": (1.0, 2.0, 3.0, 4.0)}
     saved.casts, saved.samples = {"bfloat16"}, {2: torch.rand(5, 3, dtype=torch.float64)}
+    saved.trials = {"logits of 1000": (450.0, math.inf)}
     save(saved, tmp_path)
     loaded = load(tmp_path)
-    for name in ("settings", "step", "tests", "fingerprints", "casts"):
+    for name in ("settings", "step", "tests", "fingerprints", "casts", "trials"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert torch.equal(loaded.losses, saved.losses.double()) and list(loaded.probes) == [0, 1]
     assert all(torch.equal(loaded.probes[step], outputs) for step, outputs in saved.probes.items())
@@ -41,6 +43,8 @@ FOREIGN: dict[str, Any] = {
     "sample_steps": np.array([], np.int64),
     "samples": np.empty((0, 3)),
     "casts": "[]",
+    "trial_names": "[]",
+    "trials": np.empty((0, 2)),
     "captured": "[]",
     "sketches": np.array([]),
 }
@@ -64,7 +68,7 @@ def test_a_trace_of_another_framework_is_read_and_what_is_no_trace_is_told(tmp_p
     with pytest.raises(BadInput, match=rf"{tmp_path} has no trace.npz: expected the folder of a run"):
         load(tmp_path)
     np.savez(tmp_path / "trace.npz", version=0)
-    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 8"):
+    with pytest.raises(BadInput, match=r"trace\.npz is of version 0, this xent reads 9"):
         load(tmp_path)
     np.savez(tmp_path / "trace.npz", **FOREIGN)
     trace = load(tmp_path)

@@ -132,6 +132,32 @@ def test_a_loss_of_other_values_is_told_from_one_that_trains_otherwise() -> None
     assert verdicts_of(*coarse, *fine) == [Verdict.SAME, Verdict.SAME], "coarse in both precisions, so by rounding"
 
 
+def test_a_loss_that_is_another_in_a_trial_is_told_even_if_its_training_is_bitwise_identical() -> None:
+    def with_trial(run: Trace, value: float, norm: float) -> Trace:
+        run.trials = {"logits of 1000": (value, norm)}
+        return run
+
+    floor = [with_trial(trace, 450.0, 0.2) for trace in nudged(1e-14, 1e-14)]
+    other = Verdict.OTHER_IN_TRIALS
+    for value, norm, verdict in [
+        (450.0, 0.2, Verdict.IDENTICAL),
+        (450.0 * (1 + 1e-10), 0.2, Verdict.IDENTICAL),
+        (450.0 * (1 + 1e-8), 0.2, other),
+        (450.0, 0.2 + 1e-8, other),
+        (450.0, math.nan, other),
+    ]:
+        assert verdicts_of(*floor, with_trial(run("scratch"), value, norm)) == [verdict]
+    assert verdicts_of(*floor, with_trial(run("scratch", 1e-9), math.nan, 0.2)) == [Verdict.DIFFERENT]
+    assert verdicts_of(*floor, run("scratch")) == [Verdict.IDENTICAL], "as of a recorder, which tries no loss"
+    coarse = [
+        with_trial(trace, 450.0, 0.2) for trace in nudged(1e-6, 1e-6, precision="float32", loss_precision="bfloat16")
+    ]
+    nearly = run("scratch", precision="float32", loss_precision="bfloat16")
+    assert verdicts_of(*coarse, with_trial(nearly, 451.0, 0.2)) == [Verdict.IDENTICAL], "within bfloat16"
+    infinite = [with_trial(trace, math.inf, math.nan) for trace in nudged(1e-14, 1e-14)]
+    assert verdicts_of(*infinite, with_trial(run("scratch"), 1.0, 0.2)) == [Verdict.IDENTICAL], "as the reference is"
+
+
 def test_equal_runs_are_bitwise_identical_and_one_bit_is_not() -> None:
     judgement = judged(*nudged(1e-9, 1e-9), run("scratch"))
     assert (judgement.verdict, set(judgement.outputs.gap.values())) == (Verdict.IDENTICAL, {0.0})

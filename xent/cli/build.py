@@ -1,6 +1,6 @@
 """Build a training from a configuration, at its first step."""
 
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -22,7 +22,8 @@ from xent.training.loop import Training
 from xent.training.loss_in_float64 import LossInFloat64
 from xent.training.microbatches import target_counts
 from xent.training.models import draw_weights
-from xent.training.validate_loss import in_working_type, trial_logits
+from xent.training.trials import ROWS, large_logits, outcome
+from xent.training.validate_loss import copied, in_working_type, trial_logits
 
 MAX_STEPS = 10**8  # the trace keeps the loss of each
 
@@ -50,6 +51,7 @@ def build(run: Run, train: Split) -> Training:
     folder = run.folder if rank() == 0 else None
     recorder = Recorder(folder, steps=steps, settings=run.settings, nudge=config.nudge, where=config.where)
     recorder.nudge(model)
+    recorder.trace.trials = _tried_on_large_logits(loss, run, train.classes)
     if judges_function(run):
         loss = LossInFloat64(loss, recorder.trace.casts)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -73,13 +75,33 @@ def build_tried_loss(run: Run, classes: int) -> nn.Module:
         BadInput: it cannot be trained with.
     """
     loss = build_loss(run.config.loss).to(run.device)
-    autocast = run.config.precision is Precision.bfloat16
-    dtype = run.loss_dtype or (torch.bfloat16 if autocast else run.dtype)
-    logits = trial_logits((min(run.config.batch_size, 4096), classes), dtype, run.device)
+    logits = trial_logits((min(run.config.batch_size, 4096), classes), _dtype_of_logits(run), run.device)
     target = torch.arange(len(logits), device=run.device) // 4 % classes  # half of the confident rows are wrong
-    inside = all_in_float64() if judges_function(run) else torch.autocast(run.device.type, torch.bfloat16, autocast)
-    with inside:
+    with _as_trained(run):
         return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
+
+
+def _tried_on_large_logits(loss: nn.Module, run: Run, classes: int) -> dict[str, tuple[float, float]]:
+    """The loss of large logits and the norm of its gradient, by the name of the trial, but where it raises an error."""
+    target, outcomes = torch.arange(ROWS, device=run.device) // 4 % classes, {}
+    with _as_trained(run), suppress(Exception):  # anyone's loss may raise anything
+        for trial in large_logits(target, classes, _dtype_of_logits(run)):
+            of_trial = outcome(copied(loss), trial)
+            outcomes[trial.name] = of_trial.value, of_trial.gradient.norm().item()
+    return outcomes
+
+
+def _dtype_of_logits(run: Run) -> torch.dtype:
+    """The type of the logits that the loss gets."""
+    autocast = run.config.precision is Precision.bfloat16
+    return run.loss_dtype or (torch.bfloat16 if autocast else run.dtype)
+
+
+def _as_trained(run: Run) -> AbstractContextManager[object]:
+    """What the loss is computed in."""
+    if judges_function(run):
+        return all_in_float64()
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.precision is Precision.bfloat16)
 
 
 def judges_function(run: Run) -> bool:

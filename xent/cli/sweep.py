@@ -64,11 +64,13 @@ class CompareRuns(Callback):
         by: the setting that is compared; see xent.compare.compare. None compares nothing.
         reference: its value in the reference runs.
         output: the folder of the report, inside that of the sweep.
+        fail: whether the sweep ends with the exit code of the comparison; see xent.report.summary.exit_code.
     """
 
     by: str | None = "loss"
     reference: str | None = None
     output: str = "comparison"
+    fail: bool = False
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.by is None:
@@ -78,9 +80,12 @@ class CompareRuns(Callback):
         folder = Path(config.hydra.sweep.dir)
         command = shlex.join(["python", *(word for word in sys.argv if not word.startswith("hydra.sweep.dir="))])
         try:
-            compare([folder], self.by, self.reference, folder / self.output, command)
+            code = compare([folder], self.by, self.reference, folder / self.output, command)
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
+            code = 2
         except Exception:  # Hydra would only warn, and exit with 0
             traceback.print_exc()
             sys.exit(1)
+        if self.fail and code:
+            sys.exit(code)

@@ -20,7 +20,7 @@ from xent.recording.files import write_whole
 from xent.recording.fingerprint import Fingerprint
 from xent.recording.settings import precision_of
 
-VERSION = 8
+VERSION = 9
 FILE = "trace.npz"
 LATE = 16  # from this step on, more outputs are recorded
 
@@ -40,6 +40,7 @@ class Trace:
         samples: what tells each sample of the first batches from others, see `sample_marks`, by the step.
         captures: the tensors of some steps, by the step and by what they are, in order.
         casts: the types narrower than float64 that the program casts to, which `all_in_float64` ignored.
+        trials: the loss on batches that training does not show it, and the norm of its gradient there, by name.
         folder: where the trace was loaded from.
         name: the name of the run among those it is compared with.
     """
@@ -53,6 +54,7 @@ class Trace:
     samples: dict[int, Tensor] = field(default_factory=dict)
     captures: Captures = field(default_factory=dict)
     casts: set[str] = field(default_factory=set)
+    trials: dict[str, tuple[float, float]] = field(default_factory=dict)
     folder: Path = Path()
     name: str = ""
 
@@ -113,6 +115,8 @@ def save(trace: Trace, folder: Path) -> None:
         "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
         "fingerprints": json.dumps(trace.fingerprints),
         "casts": json.dumps(sorted(trace.casts)),
+        "trial_names": json.dumps(list(trace.trials)),
+        "trials": np.array(list(trace.trials.values()), dtype=np.float64).reshape(-1, 2),
         "captured": json.dumps([(*values, len(numbers)) for *values, numbers in rows]),
         "sketches": torch.cat([torch.zeros(0), *(numbers for *_, numbers in rows)]).double().numpy(),
         "sample_steps": np.array([step for step, marks in trace.samples.items() for _ in marks], dtype=np.int64),
@@ -139,7 +143,9 @@ def load(folder: Path) -> Trace:
             trace = Trace(json.loads(str(arrays["settings"])), torch.from_numpy(arrays["losses"]))
             trace.probes = dict(zip(arrays["probe_steps"].tolist(), probes))
             trace.tests = dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist())))
-            fingerprints, casts = (json.loads(str(arrays[name])) for name in ("fingerprints", "casts"))
+            texts = "fingerprints", "casts", "trial_names"
+            fingerprints, casts, trial_names = (json.loads(str(arrays[name])) for name in texts)
+            trace.trials = dict(zip(trial_names, map(tuple, arrays["trials"].tolist())))
             captured, sketches = json.loads(str(arrays["captured"])), torch.from_numpy(arrays["sketches"])
             samples, sample_steps = (torch.from_numpy(arrays[name]) for name in ("samples", "sample_steps"))
         trace.samples = {step: samples[sample_steps == step] for step in sample_steps.unique().tolist()}

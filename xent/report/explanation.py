@@ -1,17 +1,24 @@
 """Why a proof failed, in a few aligned lines."""
 
 from collections.abc import Sequence
-from math import isclose, log
+from math import isclose, isfinite, isnan, log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from xent.training.trials import LARGE, MASKED, OF_TARGETS, ONE_ROW, STRIDED, UNDERFLOWING, Outcomes, errors
 from xent.verdict.judging import Judgement, Verdict
 
 HEADLINES = {
     Verdict.DIFFERENT: "training is different from training with the reference",
     Verdict.OTHER_VALUES: "the loss has other values, though training is the same as with the reference",
+}
+HINTS = {
+    MASKED: "0 times -inf is NaN: pick the class of the target by gather() or nll_loss(), not by a product",
+    **dict.fromkeys(STRIDED, "a kernel that ignores strides? give it .contiguous() tensors"),
+    ONE_ROW: "a squeeze() or a broadcast that one row alone meets?",
+    OF_TARGETS: "a detach() of the targets?",
 }
 
 
@@ -22,8 +29,9 @@ class Evidence(NamedTuple):
         step: that step.
         value: of the candidate.
         expected_value: of the reference.
-        gradient: the candidate's, with respect to the logits, on the CPU.
+        gradient: the candidate's, with respect to the logits.
         expected_gradient: the reference's.
+        probability: of the target, `[batch, 1, *places]`; None if targets are probabilities.
     """
 
     step: int
@@ -31,6 +39,7 @@ class Evidence(NamedTuple):
     expected_value: float
     gradient: Tensor
     expected_gradient: Tensor
+    probability: Tensor | None = None
 
 
 def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = None, begins: Sequence[str] = ()) -> str:
@@ -52,12 +61,15 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
     rows = [("decades above the floor", f"{decades:.1f}, where {limit:.1f} are rounding")]
     rows += [("left the floor at step", f"{step}")]
     if evidence:
-        errors = (evidence.gradient - evidence.expected_gradient).abs().nan_to_num(torch.inf)
-        place = tuple(int(i) for i in torch.unravel_index(errors.argmax(), errors.shape))
+        ours, theirs = evidence.gradient.double(), evidence.expected_gradient.double()
+        distances = (ours - theirs).abs().nan_to_num(torch.inf)
+        place = tuple(int(i) for i in torch.unravel_index(distances.argmax(), distances.shape))
         rows += _both(f"loss at step {evidence.step}", evidence.value, evidence.expected_value)
-        rows += _both(f"gradient of logit {list(place)}", evidence.gradient[place], evidence.expected_gradient[place])
+        rows += _both(f"gradient of logit {list(place)}", ours[place].item(), theirs[place].item())
+        rows += [("error of the whole gradient", _relative((ours - theirs).norm().item(), theirs.norm().item()))]
     else:
-        rows += _both(f"loss at step {step}", pair.candidate.losses[step - 1], pair.reference.losses[step - 1])
+        losses_there = (run.losses[step - 1].item() for run in (pair.candidate, pair.reference))
+        rows += _both(f"loss at step {step}", *losses_there)
         octave = next(at for at in outputs.floor if at >= step)  # a late probe may be between two
         where = "there" if octave == step else f"at step {octave}"
         rows += [(f"distance of the outputs {where}", f"{outputs.gap[octave]:.1e}")]
@@ -75,18 +87,77 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
     return "\n  ".join(filter(None, lines))
 
 
-def _both(name: str, value: Tensor | float, expected: Tensor | float) -> list[tuple[str, str]]:
-    return [(name, f"{value:.17g}"), ("expected", f"{expected:.17g}")]
+def explanation_of_trials(outcomes: Outcomes) -> str:
+    """The message on a loss that differs from the reference in trials alone.
+
+    Args:
+        outcomes: those that differ.
+    """
+    rows = {}
+    for name, (ours, expected) in outcomes.items():
+        of_value, of_gradient = errors(ours, expected)
+        value = f"it is {ours.value:.6g}, expected {expected.value:.6g}"
+        gradient = f"its gradient has a relative error of {of_gradient:.1e}"
+        rows[name] = ", ".join([value] * (not of_value < 1e-12) + [gradient] * (not of_gradient < 1e-12))
+    width = max(map(len, rows))
+    lines = ["training is the same as with the reference, but the loss differs from it on"]
+    return "\n  ".join([*lines, *(f"{name:<{width}}  {row}" for name, row in rows.items()), *_hints(outcomes)])
+
+
+def _both(name: str, value: float, expected: float) -> list[tuple[str, str]]:
+    off = _relative(abs(value - expected), abs(expected))
+    return [(name, f"{value:.17g}"), ("expected", f"{expected:.17g}"), ("relative error", off)]
+
+
+def _relative(distance: float, size: float) -> str:
+    return f"{distance / size:.1e}" if size else "none" if distance == 0 else "infinite"
+
+
+def _hints(outcomes: Outcomes) -> list[str]:
+    """A likely cause, and what to try, if there is one."""
+    ours = {name: outcome for name, (outcome, _) in outcomes.items()}
+    if UNDERFLOWING in ours and not isfinite(ours[UNDERFLOWING].value):
+        return ["a probability underflows to 0, and its logarithm is -inf: use log_softmax, or logsumexp"]
+    if LARGE in ours and not isfinite(ours[LARGE].value):
+        return ["exp overflows: subtract the largest logit of a row before it"]
+    if LARGE in ours and not ours[LARGE].gradient.isfinite().all():
+        return ["where() passes on the NaN of a branch that it does not take: mask what goes into that branch"]
+    if LARGE in ours:
+        return ["a clamp, or a detach(), of large logits or of small probabilities?"]
+    return [hint for name, hint in HINTS.items() if name in ours and (name != MASKED or isnan(ours[name].value))][:1]
 
 
 def _hint(evidence: Evidence) -> str:
     """A likely cause, and what to try."""
     ours, theirs = evidence.gradient.double(), evidence.expected_gradient.double()
+    off = (ours - theirs).norm()
     factor = (ours * theirs).sum() / theirs.square().sum()
-    if (ours - factor * theirs).norm() < 1e-3 * (ours - theirs).norm():
+    if (ours - factor * theirs).norm() < 1e-3 * off:
         batch, classes = theirs.shape[:2]
         causes = {1 / classes: "a mean over the classes too?", batch: "a sum in place of the mean?"}
         causes |= {1 / log(2): "a logarithm to base 2?", -1.0: "a sign?"}
         likely = [cause for value, cause in causes.items() if isclose(value, factor, rel_tol=1e-3)]
         return f"the gradient is {factor:.10g} times the reference's: {(*likely, 'a constant factor')[0]}"
+    factors = ((ours * theirs).sum(1, keepdim=True) / theirs.square().sum(1, keepdim=True)).nan_to_num(1)
+    if evidence.probability is not None and (ours - factors * theirs).norm() < 1e-3 * off:
+        return _hint_of_rows(factors, evidence.probability.double())
+    if ours.sum(1).norm() > 0.1 * off and theirs.sum(1).norm() < 1e-3 * off:
+        what = "the gradient of a row does not sum to 0, as the reference's does"
+        return f"{what}: an eps beside a sum of exponentials, or probabilities that do not sum to 1?"
+    return ""
+
+
+def _hint_of_rows(factors: Tensor, probability: Tensor) -> str:
+    """A likely cause of a gradient that is the reference's times a factor of its own in each row.
+
+    That of `-log(p + eps)` is `p / (p + eps)` times that of `-log(p)`.
+    """
+    clamped = factors == 0
+    if clamped.any() and probability[clamped].max() < probability[~clamped].min():
+        largest = probability[clamped].max()
+        return f"no gradient in rows whose target has a small probability, up to {largest:.1g}: a clamp before log?"
+    off = (1 - factors).abs()
+    eps = (probability * (1 / factors - 1))[off > 0.1 * off.max()]
+    if eps.min() > 0 and eps.max() < 1.1 * eps.min():
+        return f"as of -log(p + {eps.mean():.1g}): an eps inside a logarithm?"
     return ""

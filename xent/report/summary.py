@@ -1,5 +1,6 @@
 """A comparison as plain data, made once: verdict.json holds it, and all that is shown is read from it."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import date
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from xent.recording.trace import Trace
 from xent.report.place import begins_at, place_lines
-from xent.verdict.judging import Judgement, Verdict, has_own_loss_precision
+from xent.verdict.judging import WRONG, Judgement, Verdict, has_own_loss_precision
 from xent.verdict.matching import without
 from xent.verdict.where import Place
 
@@ -97,6 +98,13 @@ def figures(judgement: Judgement) -> Summary:
         "losses above floor": None if identical else losses.margin,
         "losses differ by": torch.stack(differences).max().item(),
         "gap": outputs.gap,
+        "in trials": {
+            name: {
+                "loss": [f"{outcome.value:.6g}" for outcome in both],
+                "gradient norm": [f"{outcome.gradient.item():.6g}" for outcome in both],
+            }
+            for name, both in judgement.trials.items()
+        },
         "where": _where(judgement.place),
     }
 
@@ -123,7 +131,7 @@ def exit_code(summary: Summary) -> int:
         reports other values; 2 if there is no floor to judge by, or nothing was learned.
     """
     verdicts = {candidate["verdict"] for candidate in summary["candidates"].values()}
-    is_wrong, is_unknown = verdicts & {Verdict.DIFFERENT, Verdict.OTHER_VALUES}, verdicts & {*WHY_UNKNOWN}
+    is_wrong, is_unknown = verdicts & WRONG, verdicts & {*WHY_UNKNOWN}
     return 1 if is_wrong else 2 if is_unknown else 0
 
 
@@ -150,17 +158,26 @@ def _names(settings: list[dict[str, Any]], by: str) -> list[str]:
     if not any(map(has_own_loss_precision, settings)):
         others = [key for key in others if key != "loss_precision"]  # it follows the precision
     arguments = [key for key in keys if key.startswith(f"{by}.")]
+    values = _values(settings, by)
     for told_by in (others, [*arguments, *others]):
-        names = [", ".join([_value(s, by), *(str(s.get(key)) for key in told_by)]) for s in settings]
+        names = [", ".join([v, *(str(s.get(key)) for key in told_by)]) for v, s in zip(values, settings)]
         if len(set(names)) == len(names):
             return names
     return [f"{name} #{i}" for i, name in enumerate(names, start=1)]
 
 
-def _value(settings: dict[str, Any], by: str) -> str:
-    """The value of the setting that is compared; for a custom loss, the name of its class or function."""
-    value = str(settings.get(by))
-    return str(settings["loss._target_"]).rpartition(".")[2] if (by, value) == ("loss", "custom") else value
+def _values(settings: list[dict[str, Any]], by: str) -> list[str]:
+    """The values of the setting that is compared.
+
+    A custom loss has the name of its class or function, with its module where two would read alike.
+    """
+    values = [str(run.get(by)) for run in settings]
+    if by != "loss":
+        return values
+    targets = [str(run["loss._target_"]) if value == "custom" else "" for value, run in zip(values, settings)]
+    names = [target.rpartition(".")[2] or value for target, value in zip(targets, values)]
+    meant = Counter(name for name, _ in {*zip(names, targets)})
+    return [target if target and meant[name] > 1 else name for name, target in zip(names, targets)]
 
 
 def _answer(summary: Summary) -> str:
@@ -171,7 +188,7 @@ def _answer(summary: Summary) -> str:
     wrong = [
         what + _how(name, candidate, reference)
         for name, candidate in summary["candidates"].items()
-        if candidate["verdict"] in (Verdict.DIFFERENT, Verdict.OTHER_VALUES)
+        if candidate["verdict"] in WRONG
     ]
     if wrong:
         more = f"; and {_in_words(len(wrong) - SHOWN)} more" if len(wrong) > SHOWN else ""
@@ -188,6 +205,11 @@ def _answer(summary: Summary) -> str:
 
 
 def _how(name: str, candidate: Summary, reference: str) -> str:
+    if candidate["verdict"] == Verdict.OTHER_IN_TRIALS:
+        trial, numbers = next(iter(candidate["in trials"].items()))
+        what = next(what for what, (ours, expected) in numbers.items() if ours != expected)
+        ours, expected = numbers[what]
+        return f"{name} trains as {reference} does, but for {trial} its {what} is {ours}, not {expected}"
     different = candidate["verdict"] == Verdict.DIFFERENT
     decades = candidate["decades above floor" if different else "losses above floor"]
     how = "differs" if different else f"trains as {reference} does but reports other values,"

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from xent.report.page import verdict_rows
 from xent.report.summary import Summary
-from xent.verdict.judging import Verdict
+from xent.verdict.judging import WRONG
 
 
 def print_summary(summary: Summary) -> None:
@@ -22,7 +22,7 @@ def print_summary(summary: Summary) -> None:
     for title in header[1:]:
         table.add_column(title, no_wrap=title == "verdict")
     for row in rows:
-        table.add_row(*row, style="bold red" if {Verdict.DIFFERENT, Verdict.OTHER_VALUES} & {*row} else None)
+        table.add_row(*row, style="bold red" if WRONG & {*row} else None)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for line in (summary["answer"], *summary["remarks"]):

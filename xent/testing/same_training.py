@@ -1,5 +1,7 @@
 """The proof of a training of your own, with its own loop: `assert_same_training(train, reference)`."""
 
+from collections.abc import Sequence
+
 import torch
 
 from xent.recording import BadInput, Recorder
@@ -64,17 +66,38 @@ def assert_same_training(  # noqa: PLR0913  each a keyword of its own, as a call
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     if len(dtypes) != 1 and (len(set(dtypes)) != 2 or torch.float64 not in dtypes):
         raise BadInput(f"dtype={dtype}: expected one type, or torch.float64 and another type or None")
+    try:
+        failure = _failure(train, reference, steps, dtypes, seeds, nudges, settings, where, rename)
+    except BadInput as refusal:
+        raise refusal.with_traceback(None) from None  # what it says is all there is to see
+    if failure:
+        raise AssertionError(failure)
+
+
+def _failure(  # noqa: PLR0913  as assert_same_training
+    train: Train,
+    reference: Train,
+    steps: int,
+    dtypes: Sequence[Dtype],
+    seeds: int | None,
+    nudges: int | None,
+    settings: Settings,
+    where: bool,
+    rename: Renames | None,
+) -> str:
+    """Why two trainings are not the same; empty if they are."""
     judgements = together([judge_training(train, reference, steps, seeds, nudges, settings, one) for one in dtypes])
     for judgement in judgements:
         if judgement.verdict not in SAME:
             again = train, reference, judgement, settings, torch.float64, rename
             begins = where_it_begins(*again) if where else []
-            raise AssertionError(explanation(judgement, "more steps, or another learning rate", begins=begins))
+            return explanation(judgement, "more steps, or another learning rate", begins=begins)
     if Verdict.COARSER in [judgement.verdict for judgement in judgements]:
         as_written = next(one for one in dtypes if one != torch.float64)
         narrower = [_narrower_types(function, steps, settings, as_written) for function in (train, reference)]
         if half := half_types(*narrower):
-            raise AssertionError(computed_in(half))
+            return computed_in(half)
+    return ""
 
 
 def judge_training(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xent.recording import Recorder
+from xent.recording import BadInput, Recorder
 from xent.recording.device import accelerator, seeded
-from xent.recording.errors import in_one_line
+from xent.recording.errors import in_one_line, where_raised
 from xent.recording.float64 import judging_in
 from xent.recording.recorder import Probe
 from xent.recording.trace import Trace, is_probe_step
@@ -48,13 +48,22 @@ def trained(  # noqa: PLR0913  what makes one training another
         dtype: float64 to train inside `all_in_float64`; another type, or None, to train as it is written.
         seed, nudge: of its recorder; PyTorch's generators are seeded with the first.
         where: the steps to capture; the training ends after the last of them.
+
+    Raises:
+        BadInput: the training cannot be recorded, or raises any other exception.
     """
     with judging_in(dtype):
         recorder = _UpTo(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge, where=where)
         recorder.last = max(where, default=0)
         recorder.trace.name = f"{name} of seed {seed}" + (f" and nudge {nudge}" if nudge else "")
-        with seeded(seed, accelerator()), suppress(_AllCaptured):
-            with_dtype(train, dtype)(recorder)
+        try:
+            with seeded(seed, accelerator()), suppress(_AllCaptured):
+                with_dtype(train, dtype)(recorder)
+        except BadInput as error:
+            raise BadInput(where_raised(error)) from error
+        except Exception as error:  # an AssertionError, say, which is no verdict
+            made = f"{recorder.trace.name} stopped after {recorder.steps_made} steps"
+            raise BadInput(f"{made} ({where_raised(error)})") from error
         if not where:
             recorder.finish()
     return recorder.trace

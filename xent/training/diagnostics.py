@@ -70,7 +70,8 @@ def value_and_gradient(loss: Loss, logits: Tensor, target: Tensor) -> tuple[Tens
     """Value and gradient of a loss at these logits. The logits are not written to."""
     leaf = logits.detach().clone().requires_grad_()
     value = loss(leaf.clone(), target.clone())
-    return value.detach(), torch.autograd.grad(value, leaf)[0]
+    (gradient,) = torch.autograd.grad(value, leaf)
+    return value.detach().as_subclass(Tensor), gradient.as_subclass(Tensor)
 
 
 def stop_if_nonfinite(training: Training, step: Step, start: int, train: Split, folder: Path) -> None:

@@ -11,9 +11,12 @@ from xent.training.data import Split
 from xent.training.models import draw_weights
 
 STEPS = 256
-# Targets in a batch, and images, that are not ignored. With fewer the network would learn nothing, or learn by heart.
-BATCH = 29  # a number that nobody hard-codes in a loss as the batch size
-IMAGES = 2048
+# Targets in a batch that are not ignored. In float64 more than the chunks have that losses divide a batch into, and no
+# multiple of them. Fewer where they would cost time, and in narrower types: there a constant of a loss that is rounded
+# once adds up in every row, and stands out the more, the more rows average the rounding of the logits.
+BATCH, SMALL_BATCH = 131, 29
+MANY_LOGITS = 2**14  # in a batch
+EPOCH, IMAGES = 64, 2048  # batches, and images at least; with fewer the network would learn them by heart
 LABEL_NOISE = 0.2  # without it the loss fades to nothing, and rounding grows in proportion
 
 
@@ -31,6 +34,8 @@ class Task:
             indices.
         device: where images and network are.
         dtype: of the logits that the loss gets; the network computes in float64.
+        batch: the number of images in a batch; None for a usual one.
+        steps: of a training.
     """
 
     classes: int
@@ -40,11 +45,15 @@ class Task:
     probabilities: bool = False
     device: str = "cpu"
     dtype: torch.dtype = torch.float64
+    batch: int | None = None
+    steps: int = STEPS
 
     @property
     def batch_size(self) -> int:
         """The number of images in a batch."""
-        return round(BATCH / (1 - self.ignored))
+        batch, small_batch = (round(counted / (1 - self.ignored)) for counted in (BATCH, SMALL_BATCH))
+        is_cheap = batch * self.classes * prod(self.places) <= MANY_LOGITS
+        return self.batch or (batch if self.dtype == torch.float64 and is_cheap else small_batch)
 
     def network(self, seed: int = 0) -> nn.Module:
         """A new network on the device, in float64, with first weights drawn from `seed`."""
@@ -57,7 +66,7 @@ class Task:
     @cached_property
     def splits(self) -> tuple[Split, Split]:
         """The split to train on, and one to evaluate on: the same images, with plain class indices as targets."""
-        generator, count = torch.Generator().manual_seed(0), round(IMAGES / (1 - self.ignored))
+        generator, count = torch.Generator().manual_seed(0), max(EPOCH * self.batch_size, IMAGES)
         images = torch.randint(256, (count, 1, 4, 5), dtype=torch.uint8, generator=generator)
         teacher = torch.randn(20, self.classes * prod(self.places), generator=generator, dtype=torch.float64)
         scores = self._unflatten()((images.flatten(1).double() - 127.5) @ teacher)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xent.recording.settings import precision_of
 from xent.recording.trace import Trace
+from xent.training.trials import Outcome, Outcomes, differ
 from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, moved, output_gaps
 from xent.verdict.matching import Pair, first_mismatch, without
 from xent.verdict.where import Place, find_place
@@ -28,8 +30,12 @@ class Verdict(StrEnum):
     COARSER = "coarser rounding"
     DIFFERENT = "different"
     OTHER_VALUES = "same learning, other values"
+    OTHER_IN_TRIALS = "same learning, other at large logits"
     NO_FLOOR = "no floor"
     NOTHING_LEARNED = "nothing learned"
+
+
+WRONG = {Verdict.DIFFERENT, Verdict.OTHER_VALUES, Verdict.OTHER_IN_TRIALS}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,28 @@ class Judgement:
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict; docs/verdict.md explains the rule."""
+        verdict = self._verdict_of_training
+        is_same = verdict in (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
+        return Verdict.OTHER_IN_TRIALS if is_same and self.trials else verdict
+
+    @property
+    def trials(self) -> Outcomes:
+        """The outcomes of trials in which the losses differ, with the norm alone of each gradient."""
+        differing: Outcomes = {}
+        for pair in self.pairs:
+            runs = pair.candidate, pair.reference
+            of_logits = [precision_of(run.settings, "loss_precision") or run.first_outputs.dtype for run in runs]
+            dtype = max(of_logits, key=lambda dtype: torch.finfo(dtype).eps)
+            for name in (name for name in runs[0].trials if name in runs[1].trials):
+                ours, expected = (
+                    Outcome(value, torch.tensor([norm])) for value, norm in (r.trials[name] for r in runs)
+                )
+                if differ(ours, expected, dtype):
+                    differing[name] = ours, expected
+        return differing
+
+    @property
+    def _verdict_of_training(self) -> Verdict:
         if not any(moved(trace, pair) for pair in self.pairs for trace in (pair.candidate, pair.reference)):
             return Verdict.NOTHING_LEARNED  # neither run learned, which tells nothing about the change
         if all(bitwise_identical(pair.candidate, pair.reference) for pair in self.pairs):
