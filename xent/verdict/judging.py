@@ -74,9 +74,9 @@ class Judgement:
             of_logits = [precision_of(run.settings, "loss_precision") or run.first_outputs.dtype for run in runs]
             dtype = max(of_logits, key=lambda dtype: torch.finfo(dtype).eps)
             for name in (name for name in runs[0].trials if name in runs[1].trials):
-                ours, expected = (
-                    Outcome(value, torch.tensor([norm])) for value, norm in (r.trials[name] for r in runs)
-                )
+                (value, norm), (expected_value, expected_norm) = (run.trials[name] for run in runs)
+                norms = torch.tensor([[norm], [expected_norm]], dtype=torch.float64)
+                ours, expected = Outcome(value, norms[0]), Outcome(expected_value, norms[1])
                 if differ(ours, expected, dtype):
                     differing[name] = ours, expected
         return differing
