@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from packaging.version import Version
 import xent
 from tests.helpers.commands import PROJECT, command, compare_py, train_py
 from tests.helpers.published_files import write_cifar, write_mnist
+from xent.testing import assert_same_learning
 
 PAGES = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")]
 YOUR_LOSS, CONTRIBUTING = PROJECT / "docs" / "your-loss.md", PROJECT / "CONTRIBUTING.md"
@@ -137,10 +139,19 @@ def test_make_compare_is_the_proof_and_tensorboard_is_for_this_machine_alone() -
 def test_code_that_proves_your_loss(page: Path) -> None:
     names: dict[str, Any] = {"YourLoss": xent.CrossEntropyLossFromScratch}
     for code in blocks(page, "python"):
-        if "linear_cross_entropy" not in code or hasattr(torch.nn.functional, "linear_cross_entropy"):
+        is_older = "linear_cross_entropy" in code and not hasattr(torch.nn.functional, "linear_cross_entropy")
+        if not is_older and "import jax" not in code:
             exec(code, names)
     with pytest.raises(AssertionError, match="training is different"):
         exec(blocks(page, "python")[0], {"YourLoss": lambda: lambda z, t: 1.01 * xent.cross_entropy(z, t)})
+
+
+def test_a_loss_of_jax_is_proved_as_it_is_shown() -> None:
+    pytest.importorskip("jax")
+    (code,) = [code for code in blocks(YOUR_LOSS, "python") if "import jax" in code]
+    exec(code, {"assert_same_learning": assert_same_learning})
+    with pytest.raises(AssertionError, match="training is different(.*\n)*.*it computes outside of PyTorch"):
+        exec(code.replace(", True)", ", False)"), {"assert_same_learning": partial(assert_same_learning, where=False)})
 
 
 def test_help_names_every_choice() -> None:
