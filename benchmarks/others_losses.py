@@ -1,4 +1,7 @@
-"""Losses as others write them, judged by the one-line proof in every precision. For benchmarks.verdict."""
+"""Losses as others write them, judged in every precision: python -m benchmarks.others_losses [page=docs/verdict.md]
+
+Some train as the reference does and are `other in trials`, which `assert_same_learning` makes after the training.
+"""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -7,6 +10,7 @@ from multiprocessing import get_context
 
 import torch
 
+from benchmarks.measure import arguments, as_markdown, write_into
 from tests.helpers.right_losses import EVERY, RIGHT
 from tests.helpers.wrong_losses import WRONG
 from xent.recording.errors import BadInput
@@ -15,6 +19,8 @@ from xent.testing.same_learning import differing_in_trials, judge_learning
 from xent.testing.same_training import SAME
 from xent.training.task import Task
 from xent.verdict.judging import Judgement, Verdict
+
+BEGIN = "<!-- python -m benchmarks.others_losses page=docs/verdict.md -->"
 
 
 def in_short(judgement: Judgement) -> str:
@@ -51,3 +57,14 @@ def others_losses() -> dict[str, Rows]:
         title: [header, *([name, *(texts[name, dtype] for dtype in EVERY)] for name in cases)]
         for title, cases in titles.items()
     }
+
+
+def main() -> None:
+    (page,) = arguments(page="")
+    text = "\n".join(as_markdown(title, rows) for title, rows in others_losses().items())
+    print(text)
+    write_into(page, BEGIN, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.changes import CORRECT, GRADIENTS, IGNORED, IMPOSTORS, INSTRUCTIONS, MODELS, NOT_FOR, Settings, trained
 from benchmarks.measure import arguments, as_markdown, write_into
-from benchmarks.others_losses import in_short, others_losses
+from benchmarks.others_losses import in_short
 from benchmarks.programs import LATE, LATE_KINDS, PROGRAMS, STEPS_OF_LATE, UNDER_AUTOCAST, late_mistake
 from benchmarks.programs import STEPS as STEPS_OF_PROGRAMS
 from xent.recording.trace import FILE, Trace, load, save
@@ -231,7 +231,6 @@ def main() -> None:
         counts = {model: min(SEEDS[model], int(seeds)) for model in models.split(",")}
         sections = tables(Path(kept or temporary), counts)
     sections |= {"Programs as others write them": programs(), "Late mistakes, in float32 over one seed": late()}
-    sections |= others_losses()
     text = "\n".join(as_markdown(title, rows) for title, rows in sections.items())
     print(text)
     write_into(page, BEGIN, text)

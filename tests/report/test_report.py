@@ -195,6 +195,30 @@ def test_no_says_which_differs_from_when_and_by_how_much() -> None:
     assert answer_of(*FLOOR, *wrong) == f"No, five of five: {three}; and two more."
 
 
+def test_another_end_and_another_loss_at_large_logits_are_said() -> None:
+    references = [run("torch", steps=9), run("torch", 1e-14, steps=11, nudge=1)]
+    answer = "No: scratch trains as torch does but ends after 12 steps, not after 9 and 11."
+    assert summary_of(*references, run("scratch", 1e-14, steps=12))["answer"] == answer
+    between = summary_of(*references, run("scratch", 1e-14, steps=10))
+    assert between["answer"].startswith("Yes") and exit_code(between) == 0
+    assert "scratch ended after 10 steps, its reference after 9 and 11" in between["remarks"]
+    runs = [*FLOOR, run("scratch", 1e-14)]
+    for trace, value in zip(runs, (450.0, 450.0, 450.0, math.inf)):
+        trace.trials = {"logits of 1000": (value, 0.25)}
+    summary = summary_of(*runs)
+    answer = "No: scratch trains as torch does, but for logits of 1000 its loss is inf, not 450."
+    assert (summary["answer"], exit_code(summary)) == (answer, 1)
+
+
+def test_custom_losses_of_one_name_keep_their_modules() -> None:
+    def custom(*targets: str) -> list[str]:
+        runs = [run("custom", 1e-14, **{"loss._target_": target}) for target in targets]
+        return list(summary_of(*FLOOR, *runs)["candidates"])
+
+    assert custom("a.Loss", "b.Other") == ["Loss", "Other"]
+    assert custom("a.Loss", "b.Loss", "b.Other") == ["a.Loss", "b.Loss", "Other"]
+
+
 def test_what_was_not_proved_is_not_known() -> None:
     advice = "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed"
     assert answer_of(run("torch"), SAME) == f"Not known: {advice}."

@@ -132,6 +132,19 @@ def test_a_loss_of_other_values_is_told_from_one_that_trains_otherwise() -> None
     assert verdicts_of(*coarse, *fine) == [Verdict.SAME, Verdict.SAME], "coarse in both precisions, so by rounding"
 
 
+def test_runs_are_judged_over_the_steps_that_all_made_and_one_that_ends_where_no_reference_does_is_told() -> None:
+    floor = [run("torch", steps=9), run("torch", 1e-14, steps=11, nudge=1), run("torch", 1e-14, steps=13, nudge=2)]
+    judgement = judged(*floor, run("scratch", 1e-14, steps=12))
+    assert (judgement.verdict, judgement.ends) == (Verdict.SAME, ({12}, {9, 11, 13}))
+    assert {trace.step for pair in judgement.pairs for trace in (pair.candidate, pair.reference, *pair.nudged)} == {8}
+    assert [*judgement.outputs.floor] == [1, 2, 4, 8]
+    for steps in (7, 14):
+        assert verdicts_of(*floor, run("scratch", 1e-14, steps=steps)) == [Verdict.OTHER_END]
+    assert verdicts_of(*floor, run("scratch", 1e-9, steps=14)) == [Verdict.DIFFERENT]
+    at_once = [run("torch", steps=9), run("torch", 1e-14, steps=9, nudge=1), run("scratch", 1e-14, steps=9)]
+    assert judged(*at_once).pairs[0].reference is at_once[0], "nothing is cut"
+
+
 def test_a_loss_that_is_another_in_a_trial_is_told_even_if_its_training_is_bitwise_identical() -> None:
     def with_trial(run: Trace, value: float, norm: float) -> Trace:
         run.trials = {"logits of 1000": (value, norm)}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xent.recording.batch import is_list_of_samples, parts_of, tensors_of
 from xent.recording.device import widest_float
-from xent.recording.nudge import is_list_of_samples, parts_of, tensors_of
 from xent.recording.processes import sum_over_ranks
 
 # For numbers x in any order: their count, and the sums of x, of x squared and of cos(1.7 x). All normalised data

@@ -6,14 +6,11 @@ precision of its own, its logits are moved too.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
 from xent.recording.device import to_device
 from xent.recording.errors import BadInput
@@ -86,73 +83,3 @@ def neighbours(values: Tensor, up: Tensor) -> Tensor:
 def batch_order(samples: int, nudge: int, step: int) -> Tensor:
     """The order `[samples]` in which a nudge puts the samples of a batch at this step."""
     return torch.from_numpy(stream("nudged order", nudge, step).permutation(samples))
-
-
-Batch = Any  # a tensor, or lists, tuples and dicts of parts
-
-
-def parts_of(batch: Batch) -> Iterator[Any]:
-    """Yield the parts of a batch: tensors, and lists and tuples inside it.
-
-    Raises:
-        BadInput: the batch holds anything else.
-    """
-    if isinstance(batch, Tensor):
-        yield batch
-        return
-    if not isinstance(batch, Mapping | list | tuple):
-        raise BadInput(f"reorder() got a {type(batch).__name__}: expected tensors, or lists, tuples and dicts of them")
-    for part in batch.values() if isinstance(batch, Mapping) else batch:
-        if isinstance(part, list | tuple):
-            yield part
-        else:
-            yield from parts_of(part)
-
-
-def tensors_of(batch: Batch) -> list[Tensor]:
-    """The tensors of a batch, however nested."""
-    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
-
-
-def samples_of(batch: Batch, dim: int) -> int:
-    """The number of samples of a batch, the same in all parts: along `dim` of tensors, or elements of lists.
-
-    Raises:
-        BadInput: the parts have different numbers of samples, or there are none.
-    """
-    parts = list(parts_of(batch))
-    sizes = {_length(part, dim) for part in parts if isinstance(part, Tensor)} or {len(part) for part in parts}
-    samples = next(iter(sizes)) if len(sizes) == 1 else 0
-    for part in parts if samples else ():
-        if not isinstance(part, Tensor) and not is_list_of_samples(part, dim, samples):
-            sizes |= {_length(tensor, dim) for tensor in tensors_of(part)} or {len(part)}
-    if len(sizes) != 1 or not samples:
-        found = " and ".join(map(str, sorted(sizes))) or "no"
-        raise BadInput(f"reorder() got tensors of {found} samples along dim {dim}: expected as many in each")
-    return samples
-
-
-def _length(tensor: Tensor, dim: int) -> int:
-    return tensor.shape[dim] if -tensor.ndim <= dim < tensor.ndim else 0
-
-
-def is_list_of_samples(part: Any, dim: int, samples: int) -> bool:
-    """Whether the elements of a list or tuple are the samples, as pictures of several sizes are.
-
-    A tuple of tensors with as many samples each, such as several targets, is none.
-    """
-    has_parts = all(_length(tensor, dim) == samples for tensor in tensors_of(part))
-    return len(part) == samples and (isinstance(part, list) or not has_parts)
-
-
-def reordered(batch: Batch, dim: int, order: Tensor, is_part: bool = False) -> Batch:
-    """The batch in the same form, with the samples of each part in this order."""
-    if isinstance(batch, Tensor):
-        return batch.index_select(dim, to_device(order, batch.device))
-    if isinstance(batch, Mapping):
-        return {key: reordered(part, dim, order, is_part=True) for key, part in batch.items()}
-    if is_part and is_list_of_samples(batch, dim, len(order)):
-        parts = [batch[i] for i in order.tolist()]
-    else:
-        parts = [reordered(part, dim, order, is_part=True) for part in batch]
-    return parts if isinstance(batch, list) else tuple(parts)

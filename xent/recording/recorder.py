@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xent.recording.batch import reordered, samples_of, tensors_of
 from xent.recording.capture import Capture, as_rows, from_rows
 from xent.recording.device import accelerator, forked, widest_float
 from xent.recording.errors import BadInput
 from xent.recording.fingerprint import NONE, fingerprint, sample_marks
 from xent.recording.float64 import casts_seen_through, widen
-from xent.recording.nudge import batch_order, check_can_nudge, nudge_weights, reordered, samples_of, tensors_of
+from xent.recording.nudge import batch_order, check_can_nudge, nudge_weights
 from xent.recording.processes import rank, sum_over_ranks, whole, world_size
 from xent.recording.settings import machine_settings, precision_of, run_settings
 from xent.recording.streams import stream
 from xent.recording.trace import FILE, Trace, is_octave, is_probe_step, save
 
 Probe = Callable[[], Tensor]
+BUFFER = 1024  # losses at first, where their number is open
 FIRST_BATCHES = (1, 2, 4, 8)  # the steps at which each sample of the batch is recorded
 
 
@@ -47,7 +49,7 @@ class Recorder:
         self,
         folder: str | Path | None = None,
         *,
-        steps: int,
+        steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
         nudge: int = 0,
         where: int | Sequence[int] | None = None,
@@ -56,7 +58,8 @@ class Recorder:
 
         Args:
             folder: where to write the trace; None keeps it in memory.
-            steps: the number of steps that the training is to make.
+            steps: the number of steps that the training is to make; None if that shows as it goes, as where it stops
+                early.
             settings: everything that the training depends on: what you compare, the `seed`, and the `precision` if the
                 training computes in another type than its outputs have (`bfloat16` under autocast). The device, its
                 processor and PyTorch's version are added.
@@ -68,8 +71,10 @@ class Recorder:
         Raises:
             BadInput: the folder holds a finished run or cannot be made, or an argument is out of range.
         """
-        if not isinstance(steps, int) or not isinstance(nudge, int) or steps < 1 or nudge < 0:
-            raise BadInput(f"steps={steps}, nudge={nudge}: expected an integer of 1 or more, and one of 0 or more")
+        are_integers = all(type(number) is int for number in (nudge, 1 if steps is None else steps))  # and no bool
+        if not are_integers or nudge < 0 or (steps is not None and steps < 1):
+            expected = "expected an integer of 1 or more, or None, and one of 0 or more"
+            raise BadInput(f"steps={steps}, nudge={nudge}: {expected}")
         self._folder = Path(folder) if folder else None
         if self._folder and (self._folder / FILE).exists():
             raise BadInput(f"{folder} holds a finished run: delete its {FILE}, or give another folder")
@@ -77,19 +82,20 @@ class Recorder:
             (self._folder or Path()).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"{folder} cannot be made ({error.strerror}): give another folder") from error
+        self._steps, self._probe = steps, _no_outputs
         self._where = captured_steps(where, steps)
         self._capture: Capture | None = None
         self._models: list[nn.Module] = []
         self._bits = stream("nudged weights", nudge)
-        losses = torch.full((steps,), nan, dtype=torch.float64)
+        losses = torch.full((steps or BUFFER,), nan, dtype=torch.float64)
         self.trace = Trace(run_settings({**(settings or {}), **({"where": where} if where else {})}, nudge), losses)
         if casts_seen_through() is not None:
             self.trace.settings["precision"] = "float64"
 
     @property
     def steps(self) -> int:
-        """The number of steps that the training is to make."""
-        return len(self.trace.losses)
+        """The number of steps that the training is to make; 0 if that is not known."""
+        return self._steps or 0
 
     @property
     def steps_made(self) -> int:
@@ -130,14 +136,16 @@ class Recorder:
         """Put the samples of a batch in the order of the nudge, the same in all tensors. A nudge of 0 changes nothing.
 
         Args:
-            batch: tensors, or lists, tuples and dicts of them. A list inside a batch holds a sample in each element.
+            batch: tensors or NumPy arrays, and lists, tuples, dicts and dataclasses of them, or what is registered with
+                PyTorch as a pytree. A list inside a batch holds a sample in each element. Numbers, text and None go
+                through, as does a list of them that is not as long as there are samples.
             dim: the dimension of the samples in tensors.
 
         Returns:
-            the batch in the same form; a tuple for several arguments.
+            the batch in the same form and types; a tuple for several arguments.
 
         Raises:
-            BadInput: the batch holds anything but tensors, or parts of different numbers of samples.
+            BadInput: the batch holds anything else, or parts of different numbers of samples.
         """
         whole_batch = batch[0] if len(batch) == 1 else batch
         samples = samples_of(whole_batch, dim)
@@ -170,16 +178,18 @@ class Recorder:
                 tensor, or one of another shape or type than before.
         """
         trace = self.trace
-        if trace.step == self.steps:
+        if trace.step == self._steps:
             raise BadInput(f"step() was called more than steps={self.steps} times: give the number of steps you make")
         value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
         if value.numel() != 1:
             raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
         if trace.losses.device != value.device:  # at the first step
             trace.losses = trace.losses.to(value.device, widest_float(value.device))
+        if trace.step == len(trace.losses):  # of an open number of steps
+            trace.losses = torch.cat([trace.losses, torch.full_like(trace.losses, nan)])
         # DistributedDataParallel takes the gradient of this mean over the processes.
         trace.losses[trace.step] = sum_over_ranks(value.reshape(()).to(trace.losses.dtype)) / world_size()
-        trace.step += 1
+        trace.step, self._probe = trace.step + 1, probe
         if self._capture:
             trace.captures[trace.step] = self._capture.finish(trace.losses[trace.step - 1])
         if is_probe_step(trace.step, self.steps):
@@ -198,13 +208,19 @@ class Recorder:
     def finish(self) -> None:
         """Complete the trace, and write it into the folder as `trace.npz`.
 
+        If the number of steps was open, the outputs after the last are recorded now: call it before weights change.
+
         Raises:
             BadInput: steps are missing.
             Stopped: the file cannot be written.
         """
         trace = self.trace
-        if trace.step < self.steps:
-            raise BadInput(f"finish() after {trace.step} of {self.steps} steps: make them all, or give fewer")
+        if trace.step < self.steps or trace.step == 0:
+            advice = "make them all, or give fewer, or steps=None if their number is open"
+            raise BadInput(f"finish() after {trace.step} of {self.steps or 'any'} steps: {advice}")
+        if self._steps is None and trace.step not in trace.probes:
+            self._record_probe(self._probe)
+        trace.losses = trace.losses[: trace.step]
         trace.casts |= casts_seen_through() or set()
         device = trace.losses.device
         precision = str(trace.first_outputs.dtype).removeprefix("torch.") if rank() == 0 else ""
@@ -233,6 +249,8 @@ class Recorder:
         if changed:
             raise BadInput(f"the state is that of a run with {', '.join(changed)}: give its settings, or a new run")
         trace.step = len(state["losses"])
+        missing = max(0, trace.step - len(trace.losses))  # of an open number of steps
+        trace.losses = torch.cat([trace.losses, trace.losses.new_full((missing,), nan)])
         trace.losses[: trace.step] = state["losses"]
         # the last step of a shorter run is no probe step of a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
@@ -269,21 +287,27 @@ class Recorder:
             trace.probes[trace.step] = outputs.to("cpu", copy=True)  # a copy: the outputs may be weights, which change
 
 
-def captured_steps(where: int | Sequence[int] | None, steps: int) -> Container[int]:
+def _no_outputs() -> Tensor:
+    raise BadInput("finish() without outputs: call step() with a probe first")
+
+
+def captured_steps(where: int | Sequence[int] | None, steps: int | None) -> Container[int]:
     """The steps of which every tensor is captured.
 
     Args:
         where: see `Recorder`.
-        steps: of the training.
+        steps: of the training; None if their number is open.
 
     Raises:
         BadInput: they are no steps of it.
     """
     whole_number = int | np.integer
     numbers = range(1, where + 1) if isinstance(where, whole_number) else where or ()
-    are_steps = all(isinstance(number, whole_number) and 1 <= number <= steps for number in numbers)
+    last = np.inf if steps is None else steps
+    are_steps = all(isinstance(number, whole_number) and 1 <= number <= last for number in numbers)
     if not are_steps or (where and not numbers):
-        expected = f"expected how many of the first steps to capture, or a list of steps up to {steps}"
+        up_to = f" up to {steps}" if steps else ""
+        expected = f"expected how many of the first steps to capture, or a list of steps{up_to}"
         raise BadInput(f"where={where}: {expected}")
     return frozenset(numbers)
 

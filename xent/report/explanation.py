@@ -52,6 +52,9 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         begins: lines on where it begins.
     """
     step, mismatch = judgement.left_floor, judgement.first_mismatch
+    if judgement.verdict is Verdict.OTHER_END:
+        ends, expected = (", ".join(map(str, sorted(steps))) for steps in judgement.ends)
+        return f"training ends after another number of steps: {ends}, expected {expected}"
     if step is None:
         return f"nothing was proved: {judgement.verdict}\n  try {advice}"
     outputs, losses, pair = judgement.outputs, judgement.losses, judgement.pairs[0]

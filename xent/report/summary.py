@@ -98,6 +98,7 @@ def figures(judgement: Judgement) -> Summary:
         "losses above floor": None if identical else losses.margin,
         "losses differ by": torch.stack(differences).max().item(),
         "gap": outputs.gap,
+        "ended after steps": [sorted(steps) for steps in judgement.ends],
         "in trials": {
             name: {
                 "loss": [f"{outcome.value:.6g}" for outcome in both],
@@ -210,6 +211,9 @@ def _how(name: str, candidate: Summary, reference: str) -> str:
         what = next(what for what, (ours, expected) in numbers.items() if ours != expected)
         ours, expected = numbers[what]
         return f"{name} trains as {reference} does, but for {trial} its {what} is {ours}, not {expected}"
+    if candidate["verdict"] == Verdict.OTHER_END:
+        ends, expected = (_listed(map(str, steps)) for steps in candidate["ended after steps"])
+        return f"{name} trains as {reference} does but ends after {ends} steps, not after {expected}"
     different = candidate["verdict"] == Verdict.DIFFERENT
     decades = candidate["decades above floor" if different else "losses above floor"]
     how = "differs" if different else f"trains as {reference} does but reports other values,"
@@ -241,6 +245,10 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         times = float(f"{10**judgement.outputs.early:.2g}") if judgement.verdict is Verdict.COARSER else 1
         if times >= 2:
             remarks.append(f"{name} rounds about {times:,.0f} times as coarsely as the reference")
+        ends, expected = judgement.ends
+        if judgement.verdict is not Verdict.OTHER_END and ends | expected != {judgement.pairs[0].reference.step}:
+            those = f"after {_listed(map(str, sorted(expected)))}"
+            remarks.append(f"{name} ended after {_listed(map(str, sorted(ends)))} steps, its reference {those}")
         if judgement.casts:
             seen_through = "which was seen through: it computed in float64 all the way"
             remarks.append(f"{name} casts to {_listed(judgement.casts)}, {seen_through}")

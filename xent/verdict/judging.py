@@ -14,7 +14,7 @@ from xent.recording.settings import precision_of
 from xent.recording.trace import Trace
 from xent.training.trials import Outcome, Outcomes, differ
 from xent.verdict.floor import Drift, bitwise_identical, check_measure, drift, loss_gaps, moved, output_gaps
-from xent.verdict.matching import Pair, first_mismatch, without
+from xent.verdict.matching import Pair, first_mismatch, over_common_steps, without
 from xent.verdict.where import Place, find_place
 
 # Decades above the floor that rounding does not explain, for one seed. For a mean over n seeds, divide by sqrt(n).
@@ -31,11 +31,12 @@ class Verdict(StrEnum):
     DIFFERENT = "different"
     OTHER_VALUES = "same learning, other values"
     OTHER_IN_TRIALS = "same learning, other at large logits"
+    OTHER_END = "same learning, another end"
     NO_FLOOR = "no floor"
     NOTHING_LEARNED = "nothing learned"
 
 
-WRONG = {Verdict.DIFFERENT, Verdict.OTHER_VALUES, Verdict.OTHER_IN_TRIALS}
+WRONG = {Verdict.DIFFERENT, Verdict.OTHER_VALUES, Verdict.OTHER_IN_TRIALS, Verdict.OTHER_END}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Judgement:
         outputs: the drift of the probe's outputs: of what was learned.
         losses: the drift of the training losses: of what the loss reports.
         limit: decades above the floor that rounding explains, for this number of seeds.
+        ends: after how many steps the candidate's runs ended, and those of the reference, nudged or not. They are
+            judged over the steps that all made.
         other_precision: the judgement of the same candidate in the other precision, float32 or float64.
     """
 
@@ -56,14 +59,19 @@ class Judgement:
     outputs: Drift
     losses: Drift
     limit: float
+    ends: tuple[set[int], set[int]]
     other_precision: "Judgement | None" = None
 
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict; docs/verdict.md explains the rule."""
         verdict = self._verdict_of_training
-        is_same = verdict in (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER)
-        return Verdict.OTHER_IN_TRIALS if is_same and self.trials else verdict
+        if verdict not in (Verdict.IDENTICAL, Verdict.SAME, Verdict.COARSER):
+            return verdict
+        ends, expected = self.ends
+        if not min(expected) <= min(ends) <= max(ends) <= max(expected):
+            return Verdict.OTHER_END
+        return Verdict.OTHER_IN_TRIALS if self.trials else verdict
 
     @property
     def trials(self) -> Outcomes:
@@ -185,7 +193,7 @@ def judge(pairs: Iterable[Pair]) -> list[Judgement]:
     candidates: dict[str, list[Pair]] = {}
     for pair in pairs:
         candidates.setdefault(without(pair.candidate, "seed", "nudge"), []).append(pair)
-    judgements = {_but_precision(runs[0]): _judgement(runs) for runs in candidates.values()}
+    judgements = {_but_precision(pairs[0]): _judgement(pairs) for pairs in candidates.values()}
     other = {"float32": "float64", "float64": "float32"}
     judged = {key: judgement for key, judgement in judgements.items() if judgement.outputs.floor}
     twins = [judged.get((other.get(precision, "none"), rest)) for precision, rest in judgements]
@@ -211,6 +219,9 @@ def has_own_loss_precision(settings: dict[str, Any]) -> bool:
 
 def _judgement(pairs: list[Pair]) -> Judgement:
     """The judgement of one candidate, without its other precision."""
+    references = [run for pair in pairs for run in (pair.reference, pair.unnudged, *pair.nudged)]
+    ends = {pair.candidate.step for pair in pairs}, {run.step for run in references}
+    pairs = over_common_steps(pairs)
     settings = {key: v for key, v in pairs[0].candidate.settings.items() if key not in ("seed", "nudge")}
     seeds = len({without(pair.unnudged, "nudge") for pair in pairs})
     of_outputs = pairs[0].reference.first_outputs.dtype
@@ -219,7 +230,7 @@ def _judgement(pairs: list[Pair]) -> Judgement:
     for pair in pairs:
         check_measure(pair)
     outputs, losses = drift(pairs, output_gaps, of_outputs), drift(pairs, loss_gaps, coarser)
-    return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds))
+    return Judgement(settings, pairs, outputs, losses, LIMIT / sqrt(seeds), ends)
 
 
 def _broke(pair: Pair, what: str) -> bool:

@@ -1,7 +1,7 @@
 """Matched runs: they share every setting but one, and may be compared."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xent.recording.errors import BadInput
@@ -136,15 +136,36 @@ def check_same_probes(trace: Trace, reference: Trace) -> None:
     """Check that the outputs of two runs can be compared.
 
     Raises:
-        BadInput: they are of different shapes or after different steps.
+        BadInput: they are of different shapes, or never after the same step.
     """
     runs = trace, reference
     shapes = [list(run.first_outputs.shape) for run in runs]
-    steps = [[run.step, *(step for step in run.probes if step > 0)] for run in runs]
-    if steps[0] != steps[1] or shapes[0] != shapes[1]:
-        both = [f"{run.name}: {run.step} steps, outputs of shape {shape}" for run, shape in zip(runs, shapes)]
-        expected = "expected runs of as many steps, looked at after the same, and of one shape"
-        raise BadInput(f"{' and '.join(both)}; {expected}")
+    if shapes[0] != shapes[1] or not any(step > 0 for step in trace.probes.keys() & reference.probes.keys()):
+        both = [f"{run.name}: outputs of shape {shape} after {[*run.probes]} steps" for run, shape in zip(runs, shapes)]
+        raise BadInput(f"{' and '.join(both)}; expected the same shape, and some of the same steps")
+
+
+def over_common_steps(pairs: list[Pair]) -> list[Pair]:
+    """The pairs with each run up to the last probe step that all of their runs have."""
+    runs = {id(run): run for pair in pairs for run in (pair.candidate, pair.reference, pair.unnudged, *pair.nudged)}
+    common = set.intersection(*({*run.probes} for run in runs.values()))
+    if all({*run.probes} == common for run in runs.values()) and len({run.step for run in runs.values()}) == 1:
+        return pairs
+    last = max(common)
+    cut = {
+        key: replace(
+            run,
+            losses=run.losses[:last],
+            step=last,
+            probes={step: run.probes[step] for step in sorted(common)},
+            captures={step: tensors for step, tensors in run.captures.items() if step <= last},
+        )
+        for key, run in runs.items()
+    }
+    return [
+        Pair(cut[id(p.candidate)], cut[id(p.reference)], cut[id(p.unnudged)], [cut[id(run)] for run in p.nudged])
+        for p in pairs
+    ]
 
 
 def first_mismatch(trace: Trace, reference: Trace) -> str:
