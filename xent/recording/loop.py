@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xent.recording.device import widest_float
 from xent.recording.errors import BadInput
 from xent.recording.recorder import Probe, Recorder
 
@@ -56,14 +57,8 @@ def record(  # noqa: PLR0913  as Recorder
     for module in models:
         recorder.nudge(module)
     loop = LoopRecord(recorder, probe)
-    with ExitStack() as hooks:
-        for module in models:
-            hooks.callback(module.register_forward_pre_hook(loop._before_forward).remove)
-        # Accelerate's wraps the one that makes the steps, and has no hooks.
-        inner = getattr(optimizer, "optimizer", optimizer)
-        hooks.callback(inner.register_step_post_hook(loop._after_step).remove)
+    with loop.following(models, optimizer):
         yield loop
-    loop._close()
     if run is None:
         recorder.finish()
 
@@ -73,11 +68,24 @@ class LoopRecord:
 
     Attributes:
         recorder: what records it.
+        adds_up: whether the losses of microbatches are added up, in place of their mean.
     """
 
-    def __init__(self, recorder: Recorder, probe: Probe) -> None:
-        self.recorder = recorder
+    def __init__(self, recorder: Recorder, probe: Probe, adds_up: bool = False) -> None:
+        self.recorder, self.adds_up = recorder, adds_up
         self._probe, self._losses, self._is_made = probe, list[Tensor](), False
+
+    @contextmanager
+    def following(self, models: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Notice each step of the optimizer, and each forward pass of the models."""
+        with ExitStack() as hooks:
+            for module in models:
+                hooks.callback(module.register_forward_pre_hook(self._before_forward).remove)
+            # Accelerate's optimizer has no hooks, and holds the one that makes the steps.
+            inner = getattr(optimizer, "optimizer", optimizer)
+            hooks.callback(inner.register_step_post_hook(self._after_step).remove)
+            yield
+        self._close()
 
     def loss(self, value: Tensor | float) -> None:
         """Hand over a loss, once a microbatch, before or after the optimizer's step. Their mean is recorded.
@@ -85,13 +93,18 @@ class LoopRecord:
         Args:
             value: a scalar; its gradient is not needed.
         """
-        self._losses.append(value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64))
+        loss = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        self._losses.append(loss.to(widest_float(loss.device)))
+
+    def reorder(self, *batch: Any, dim: int = 0) -> Any:
+        """A batch in the order of the nudge; see `Recorder.reorder`."""
+        self._close()
+        return self.recorder.reorder(*batch, dim=dim)
 
     def batches(self, loader: Iterable[Any], dim: int = 0) -> Iterator[Any]:
-        """The batches of a loader, each in the order of the nudge; see `Recorder.reorder`."""
+        """The batches of a loader, each in the order of the nudge."""
         for batch in loader:
-            self._close()
-            yield self.recorder.reorder(batch, dim=dim)
+            yield self.reorder(batch, dim=dim)
 
     def _before_forward(self, module: nn.Module, inputs: Any) -> None:
         if torch.is_grad_enabled() and module.training:  # no evaluation
@@ -108,6 +121,6 @@ class LoopRecord:
         if not self._losses:
             step = self.recorder.steps_made + 1
             raise BadInput(f"no loss of step {step}: call run.loss(loss) before or after the optimizer's step")
-        self._is_made, losses = False, [loss.reshape(()) for loss in self._losses]
-        self._losses = []
-        self.recorder.step(torch.stack(losses).mean(), self._probe)
+        losses = torch.stack([loss.reshape(()) for loss in self._losses])
+        self._losses, self._is_made = [], False
+        self.recorder.step(losses.sum() if self.adds_up else losses.mean(), self._probe)

@@ -1,0 +1,72 @@
+"""Record a training by Hugging Face: `Trainer(callbacks=[Record(lambda model: model(**fixed).logits, folder=...)])`."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from xent.recording.loop import LoopRecord
+from xent.recording.recorder import Recorder
+
+
+class Record(TrainerCallback):
+    """A callback for a model that returns its loss. Where a function of yours computes it, call `record.loss(loss)`."""
+
+    def __init__(self, probe: Callable[[Any], Tensor], run: Recorder | None = None, **arguments: Any) -> None:
+        """Begin to record.
+
+        Args:
+            probe: takes the model and returns the outputs by which runs are compared; see `Recorder.step`.
+            run: a recorder, as in `assert_same_training`, which finishes it.
+            arguments: those of a new `Recorder` in its place: `folder`, `settings`, `nudge` and others.
+
+        Raises:
+            BadInput: see `Recorder`.
+        """
+        self._probe, self._is_ours, self._is_nudged = probe, run is None, False
+        self._recorder, self._hooks = run or Recorder(**arguments), ExitStack()
+        self._loop: LoopRecord | None = None
+
+    def loss(self, value: Tensor) -> None:
+        """Hand over the loss of a microbatch, in a function `compute_loss_func` say."""
+        if self._loop and torch.is_grad_enabled():
+            self._loop.loss(value)
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        if isinstance(model, nn.Module):
+            self._nudge(model)  # before a checkpoint is loaded
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        model = others["model"]
+        self._nudge(model)
+        self._loop = loop = LoopRecord(self._recorder, lambda: self._probe(model))
+
+        def in_order(model: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
+            if not (model.training and torch.is_grad_enabled()):
+                return None
+            # The Trainer divides the sum of a whole step by this number, else each microbatch by its own.
+            loop.adds_up = keywords.get("num_items_in_batch") is not None
+            has_labels = inputs or any(name in keywords for name in args.label_names or ["labels"])
+            return loop.reorder((inputs, keywords)) if has_labels else None  # which must be reordered alike
+
+        def take_loss(model: nn.Module, inputs: Any, outputs: Any) -> None:
+            loss = outputs.get("loss") if hasattr(outputs, "get") else getattr(outputs, "loss", None)
+            if model.training and loss is not None:
+                self.loss(loss)
+
+        self._hooks.enter_context(loop.following([model], others["optimizer"]))
+        self._hooks.callback(model.register_forward_pre_hook(in_order, with_kwargs=True).remove)
+        self._hooks.callback(model.register_forward_hook(take_loss).remove)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._hooks.close()
+        if self._is_ours:
+            self._recorder.finish()
+
+    def _nudge(self, model: nn.Module) -> None:
+        if not self._is_nudged:
+            self._recorder.nudge(model)
+            self._is_nudged = True
