@@ -139,6 +139,38 @@ def test_a_loop_without_batches_of_ours_is_recorded_too_and_one_that_stops_early
     assert [*trace.probes] == [1, 2, 4, 7] and torch.equal(trace.probes[4], expected.probes[4])
 
 
+class WithLoss(nn.Module):
+    """As nanoGPT's, which returns its loss beside the logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        logits = self.network(x)
+        return logits, None if target is None else cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize("nudge", [0, 1])
+def test_one_line_records_a_model_that_returns_its_loss(nudge: int, tmp_path: Path) -> None:
+    network, optimizer = parts()
+    model, left = WithLoss(network), batches()
+    model.eval()
+    probe = lambda: model(FIXED)[0]  # noqa: E731
+    record(model, optimizer, loss=lambda output: output[1], probe=probe, nudge=nudge, steps=STEPS, folder=tmp_path)
+    for number in range(2 * STEPS):  # more than are recorded
+        model.train()
+        _, loss = model(left[number % STEPS][0], target=left[number % STEPS][1])
+        assert loss is not None
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.eval()
+        model(FIXED)
+    assert bitwise_identical(load(tmp_path), by_hand(nudge))
+    assert not model._forward_hooks and not optimizer._optimizer_step_post_hooks
+
+
 def test_a_step_without_a_loss_is_refused_and_a_training_that_fails_leaves_no_trace_and_no_hook(tmp_path: Path) -> None:
     def silent(run: LoopRecord, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for _ in batches():

@@ -26,8 +26,8 @@ class Record(TrainerCallback):
         Raises:
             BadInput: see `Recorder`.
         """
-        self._probe, self._is_ours, self._is_nudged = probe, run is None, False
-        self._recorder, self._hooks = run or Recorder(**arguments), ExitStack()
+        self._recorder, self._finishes, self._probe = run or Recorder(**arguments), run is None, probe
+        self._is_nudged, self._hooks = False, ExitStack()
         self._loop: LoopRecord | None = None
 
     def loss(self, value: Tensor) -> None:
@@ -42,7 +42,7 @@ class Record(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         model = others["model"]
         self._nudge(model)
-        self._loop = loop = LoopRecord(self._recorder, lambda: self._probe(model))
+        self._loop = loop = LoopRecord(self._recorder, lambda: self._probe(model), self._finishes)
 
         def in_order(model: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
             if not (model.training and torch.is_grad_enabled()):
@@ -57,14 +57,14 @@ class Record(TrainerCallback):
             if model.training and loss is not None:
                 self.loss(loss)
 
-        self._hooks.enter_context(loop.following([model], others["optimizer"]))
+        loop.follow([model], others["optimizer"])
         self._hooks.callback(model.register_forward_pre_hook(in_order, with_kwargs=True).remove)
         self._hooks.callback(model.register_forward_hook(take_loss).remove)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self._hooks.close()
-        if self._is_ours:
-            self._recorder.finish()
+        if self._loop:
+            self._loop.finish()
 
     def _nudge(self, model: nn.Module) -> None:
         if not self._is_nudged:

@@ -1,7 +1,6 @@
 """Record a training by Lightning: `Trainer(callbacks=[Record(lambda module: module(fixed_inputs), folder=...)])`."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import wraps
 from typing import Any
 
@@ -32,8 +31,7 @@ class Record(Callback):
         Raises:
             BadInput: see `Recorder`.
         """
-        self._probe, self._is_ours = probe, run is None
-        self._recorder, self._hooks = run or Recorder(**arguments), ExitStack()
+        self._recorder, self._finishes, self._probe = run or Recorder(**arguments), run is None, probe
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -42,7 +40,9 @@ class Record(Callback):
             self._recorder.nudge(pl_module)  # before a checkpoint is loaded
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loop, training_step = LoopRecord(self._recorder, lambda: self._probe(pl_module)), pl_module.training_step
+        self._loop = loop = LoopRecord(self._recorder, lambda: self._probe(pl_module), self._finishes)
+        loop.follow([pl_module], trainer.optimizers[-1])
+        training_step = pl_module.training_step
 
         @wraps(training_step)
         def recorded(batch: Any, *rest: Any, **keywords: Any) -> Any:
@@ -52,18 +52,11 @@ class Record(Callback):
                 loop.loss(loss)
             return output
 
-        self._hooks.enter_context(loop.following([pl_module], trainer.optimizers[-1]))
         pl_module.training_step = recorded  # type: ignore[method-assign]
-        self._hooks.callback(vars(pl_module).pop, "training_step")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hooks.close()
-        if self._is_ours:
-            self._recorder.finish()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._hooks.pop_all()  # without recording what is unfinished
-        vars(pl_module).pop("training_step", None)
+        del pl_module.training_step
+        self._loop.finish()
 
     def state_dict(self) -> dict[str, Any]:
         return self._recorder.state_dict()

@@ -1,7 +1,6 @@
 """Record a loop of one's own, of which nothing changes: `with record(model, optimizer, ...) as run`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,20 @@ from xent.recording.errors import BadInput
 from xent.recording.recorder import Probe, Recorder
 
 
-@contextmanager
 def record(  # noqa: PLR0913  as Recorder
     model: nn.Module | Sequence[nn.Module],
     optimizer: torch.optim.Optimizer,
     *,
     probe: Probe,
+    loss: Callable[[Any], Tensor] | None = None,
     folder: str | Path | None = None,
     steps: int | None = None,
     settings: Mapping[str, Any] | None = None,
     nudge: int = 0,
     where: int | Sequence[int] | None = None,
     run: Recorder | None = None,
-) -> Iterator["LoopRecord"]:
-    """Record the training inside, a step whenever the optimizer makes one.
+) -> "LoopRecord":
+    """Record a training, a step whenever the optimizer makes one.
 
     >>> with record(model, optimizer, folder="runs/mine", probe=lambda: model(fixed_inputs)) as run:
     ...     for x, y in run.batches(loader):
@@ -36,31 +35,35 @@ def record(  # noqa: PLR0913  as Recorder
     ...         optimizer.step()
     ...         optimizer.zero_grad()
 
+    Where the model returns its loss, one line before the loop is enough, if the number of steps is known:
+
+    >>> record(model, optimizer, loss=lambda output: output.loss, steps=200, probe=..., folder=...)
+
     A step is recorded when the next one begins, or at the end: so `run.loss` may stand before or after the optimizer's
-    step. Nothing is written if the training raises an exception.
+    step. Nothing is written if the training inside `with` raises an exception.
 
     Args:
         model: what is trained, nudged here; several modules as a list.
         optimizer: whose steps are counted; with several, the last that makes its step.
         probe: see `Recorder.step`.
+        loss: takes the loss from what the model returns in a training step. What the model is called with is the batch
+            then, and put in the order of the nudge.
         folder, steps, settings, nudge, where: see `Recorder`.
-        run: a recorder in place of all these, as in `assert_same_training`.
+        run: a recorder in place of all these, as in `assert_same_training`, which finishes it.
 
-    Yields:
-        what takes the losses, and the batches.
+    Returns:
+        what takes the losses and the batches. Leave it as a context, or call `finish`.
 
     Raises:
-        BadInput: see `Recorder`; or a step was made of which no loss was handed over.
+        BadInput: see `Recorder`.
     """
     recorder = run or Recorder(folder, steps=steps, settings=settings, nudge=nudge, where=where)
     models = [model] if isinstance(model, nn.Module) else list(model)
     for module in models:
         recorder.nudge(module)
-    loop = LoopRecord(recorder, probe)
-    with loop.following(models, optimizer):
-        yield loop
-    if run is None:
-        recorder.finish()
+    loop = LoopRecord(recorder, probe, finishes=run is None)
+    loop.follow(models, optimizer, loss)
+    return loop
 
 
 class LoopRecord:
@@ -71,21 +74,23 @@ class LoopRecord:
         adds_up: whether the losses of microbatches are added up, in place of their mean.
     """
 
-    def __init__(self, recorder: Recorder, probe: Probe, adds_up: bool = False) -> None:
-        self.recorder, self.adds_up = recorder, adds_up
-        self._probe, self._losses, self._is_made = probe, list[Tensor](), False
+    def __init__(self, recorder: Recorder, probe: Probe, finishes: bool) -> None:
+        self.recorder, self.adds_up = recorder, False
+        self._probe, self._finishes, self._hooks = probe, finishes, list[Any]()
+        self._losses, self._is_made, self._knows_all_losses = list[Tensor](), False, False
 
-    @contextmanager
-    def following(self, models: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Notice each step of the optimizer, and each forward pass of the models."""
-        with ExitStack() as hooks:
-            for module in models:
-                hooks.callback(module.register_forward_pre_hook(self._before_forward).remove)
-            # Accelerate's optimizer has no hooks, and holds the one that makes the steps.
-            inner = getattr(optimizer, "optimizer", optimizer)
-            hooks.callback(inner.register_step_post_hook(self._after_step).remove)
-            yield
-        self._close()
+    def follow(
+        self, models: Iterable[nn.Module], optimizer: torch.optim.Optimizer, loss: Callable[[Any], Tensor] | None = None
+    ) -> None:
+        """Notice each step of the optimizer and each forward pass of the models, until `finish`; see `record`."""
+        first, *others = models
+        self._knows_all_losses = loss is not None
+        if loss:
+            self._hooks.append(first.register_forward_pre_hook(self._reorder_inputs, with_kwargs=True))
+            self._hooks.append(first.register_forward_hook(lambda module, _, output: self._take(module, loss(output))))
+        self._hooks += [module.register_forward_pre_hook(self._before_forward) for module in (first, *others)]
+        # Accelerate's optimizer has no hooks, and holds the one that makes the steps.
+        self._hooks.append(getattr(optimizer, "optimizer", optimizer).register_step_post_hook(self._after_step))
 
     def loss(self, value: Tensor | float) -> None:
         """Hand over a loss, once a microbatch, before or after the optimizer's step. Their mean is recorded.
@@ -106,13 +111,44 @@ class LoopRecord:
         for batch in loader:
             yield self.reorder(batch, dim=dim)
 
+    def finish(self) -> None:
+        """Record the last step, and write the trace.
+
+        Raises:
+            BadInput: a step was made of which no loss was handed over; or see `Recorder.finish`.
+        """
+        self.stop()
+        self._close()
+        if self._finishes:
+            self.recorder.finish()
+
+    def stop(self) -> None:
+        """Notice nothing more."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __enter__(self) -> "LoopRecord":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.finish() if kind is None else self.stop()
+
     def _before_forward(self, module: nn.Module, inputs: Any) -> None:
-        if torch.is_grad_enabled() and module.training:  # no evaluation
+        if _trains(module):
             self._close()
+
+    def _reorder_inputs(self, module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
+        return self.reorder((inputs, keywords)) if _trains(module) else None
+
+    def _take(self, module: nn.Module, loss: Tensor) -> None:
+        if _trains(module):
+            self.loss(loss)
 
     def _after_step(self, *_: Any) -> None:
         self._close()  # a step made without a forward pass
         self._is_made = True
+        if self._knows_all_losses and self.recorder.steps_made + 1 == self.recorder.steps:
+            self.finish()
 
     def _close(self) -> None:
         """Record the step that was made, if there is one: all of its losses are there."""
@@ -124,3 +160,8 @@ class LoopRecord:
         losses = torch.stack([loss.reshape(()) for loss in self._losses])
         self._losses, self._is_made = [], False
         self.recorder.step(losses.sum() if self.adds_up else losses.mean(), self._probe)
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether a forward pass is one of a training step, and not of an evaluation."""
+    return torch.is_grad_enabled() and module.training

@@ -1,7 +1,6 @@
 """Record a training by skorch: `NeuralNet(..., callbacks=[Record(lambda module: module(fixed), folder=...)])`."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 from skorch.callbacks import Callback
@@ -25,23 +24,21 @@ class Record(Callback):  # type: ignore[misc]
         Raises:
             BadInput: see `Recorder`.
         """
-        self._probe, self._is_ours = probe, run is None
-        self._recorder, self._hooks = run or Recorder(**arguments), ExitStack()
+        self._recorder, self._finishes, self._probe = run or Recorder(**arguments), run is None, probe
 
     def on_train_begin(self, net: Any, **others: Any) -> None:
         self._recorder.nudge(net.module_)
-        loop, train_step = LoopRecord(self._recorder, lambda: self._probe(net.module_)), net.train_step
+        self._loop = loop = LoopRecord(self._recorder, lambda: self._probe(net.module_), self._finishes)
+        loop.follow([net.module_], net.optimizer_)
+        train_step = net.train_step
 
         def recorded(batch: Any, **keywords: Any) -> Any:
             step = train_step(loop.reorder(batch), **keywords)
             loop.loss(step["loss"])
             return step
 
-        self._hooks.enter_context(loop.following([net.module_], net.optimizer_))
         net.train_step = recorded
-        self._hooks.callback(vars(net).pop, "train_step")
 
     def on_train_end(self, net: Any, **others: Any) -> None:
-        self._hooks.close()
-        if self._is_ours:
-            self._recorder.finish()
+        del vars(net)["train_step"]
+        self._loop.finish()
