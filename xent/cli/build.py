@@ -23,7 +23,7 @@ from xent.training.loss_in_float64 import LossInFloat64
 from xent.training.microbatches import target_counts
 from xent.training.models import draw_weights
 from xent.training.trials import ROWS, large_logits, outcome
-from xent.training.validate_loss import copied, in_working_type, trial_logits
+from xent.training.validate_loss import in_working_type, trial_logits
 
 MAX_STEPS = 10**8  # the trace keeps the loss of each
 
@@ -83,11 +83,12 @@ def build_tried_loss(run: Run, classes: int) -> nn.Module:
 
 def _tried_on_large_logits(loss: nn.Module, run: Run, classes: int) -> dict[str, tuple[float, float]]:
     """The loss of large logits and the norm of its gradient, by the name of the trial, but where it raises an error."""
-    target, outcomes = torch.arange(ROWS, device=run.device) // 4 % classes, {}
-    with _as_trained(run), suppress(Exception):  # anyone's loss may raise anything
-        for trial in large_logits(target, classes, _dtype_of_logits(run)):
-            of_trial = outcome(copied(loss), trial)
-            outcomes[trial.name] = of_trial.value, of_trial.gradient.norm().item()
+    outcomes = {}
+    with _as_trained(run):
+        for trial in large_logits(torch.arange(ROWS, device=run.device) % classes, classes, _dtype_of_logits(run)):
+            with suppress(Exception):  # anyone's loss may raise anything
+                of_trial = outcome(loss, trial)
+                outcomes[trial.name] = of_trial.value, of_trial.gradient.norm().item()
     return outcomes
 
 

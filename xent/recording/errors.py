@@ -6,7 +6,8 @@ from traceback import extract_tb
 
 import torch
 
-NOT_THE_AUTHORS = str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), "<"  # xent, PyTorch, generated code
+PACKAGES = Path(__file__).parents[1], Path(torch.__file__).parent
+NOT_THE_AUTHORS = *(f"{package}{os.sep}" for package in PACKAGES), "<"  # < begins the name of generated code
 
 
 class BadInput(Exception):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from xent.training.trials import LARGE, MASKED, OF_TARGETS, ONE_ROW, STRIDED, UNDERFLOWING, Outcomes, errors
+from xent.training.trials import LARGE, MASKED, OF_TARGETS, ONE_ROW, STRIDED, UNDERFLOWING, Outcomes, errors, in_words
 from xent.verdict.judging import Judgement, Verdict
 
 HEADLINES = {
@@ -15,10 +15,10 @@ HEADLINES = {
     Verdict.OTHER_VALUES: "the loss has other values, though training is the same as with the reference",
 }
 HINTS = {
-    MASKED: "0 times -inf is NaN: pick the class of the target by gather() or nll_loss(), not by a product",
+    MASKED: "0 times infinity, or infinity minus infinity? pick the class by gather() or nll_loss(), not by a product",
     **dict.fromkeys(STRIDED, "a kernel that ignores strides? give it .contiguous() tensors"),
     ONE_ROW: "a squeeze() or a broadcast that one row alone meets?",
-    OF_TARGETS: "a detach() of the targets?",
+    OF_TARGETS: "a detach() of the targets? of JAX, give argnums=(0, 1)",
 }
 
 
@@ -31,7 +31,8 @@ class Evidence(NamedTuple):
         expected_value: of the reference.
         gradient: the candidate's, with respect to the logits.
         expected_gradient: the reference's.
-        probability: of the target, `[batch, 1, *places]`; None if targets are probabilities.
+        probabilities: the softmax of the logits.
+        target: class indices `[batch, 1, *places]`; None if targets are probabilities.
     """
 
     step: int
@@ -39,10 +40,19 @@ class Evidence(NamedTuple):
     expected_value: float
     gradient: Tensor
     expected_gradient: Tensor
-    probability: Tensor | None = None
+    probabilities: Tensor
+    target: Tensor | None
+
+    @property
+    def is_off_by_rounding(self) -> bool:
+        """Whether the difference may be the rounding of a narrower type than float64."""
+        off = (self.gradient - self.expected_gradient).norm() / self.expected_gradient.norm()
+        return abs(self.value - self.expected_value) < 1e-2 * abs(self.expected_value) and bool(off < 1e-2)
 
 
-def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = None, begins: Sequence[str] = ()) -> str:
+def explanation(
+    judgement: Judgement, advice: str, evidence: Evidence | None = None, begins: Sequence[str] = (), hint: str = ""
+) -> str:
     """The message of a failed proof: how far above the floor, from which step on, and a likely cause.
 
     Args:
@@ -50,6 +60,7 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         advice: what to try if nothing was proved.
         evidence: for a proof of two losses.
         begins: lines on where it begins.
+        hint: a likely cause, in place of one that the evidence gives.
     """
     step, mismatch = judgement.left_floor, judgement.first_mismatch
     if judgement.verdict is Verdict.OTHER_END:
@@ -83,7 +94,7 @@ def explanation(judgement: Judgement, advice: str, evidence: Evidence | None = N
         rows += [("casts seen through", ", ".join(judgement.casts))]
     rows += [("" if number else "where", line) for number, line in enumerate(begins)]
     width = max(len(name) for name, _ in rows)
-    hint = _hint(evidence) if evidence else ""
+    hint = hint or (_hint(evidence) if evidence else "")
     if mismatch:
         hint = f"it got {mismatch} than the reference: draw weights and batches from the seed"
     lines = [HEADLINES[judgement.verdict], *(f"{name:<{width}}  {value}" for name, value in rows), hint]
@@ -96,12 +107,7 @@ def explanation_of_trials(outcomes: Outcomes) -> str:
     Args:
         outcomes: those that differ.
     """
-    rows = {}
-    for name, (ours, expected) in outcomes.items():
-        of_value, of_gradient = errors(ours, expected)
-        value = f"it is {ours.value:.6g}, expected {expected.value:.6g}"
-        gradient = f"its gradient has a relative error of {of_gradient:.1e}"
-        rows[name] = ", ".join([value] * (not of_value < 1e-12) + [gradient] * (not of_gradient < 1e-12))
+    rows = {name: in_words(*both) for name, both in outcomes.items()}
     width = max(map(len, rows))
     lines = ["training is the same as with the reference, but the loss differs from it on"]
     return "\n  ".join([*lines, *(f"{name:<{width}}  {row}" for name, row in rows.items()), *_hints(outcomes)])
@@ -123,11 +129,14 @@ def _hints(outcomes: Outcomes) -> list[str]:
         return ["a probability underflows to 0, and its logarithm is -inf: use log_softmax, or logsumexp"]
     if LARGE in ours and not isfinite(ours[LARGE].value):
         return ["exp overflows: subtract the largest logit of a row before it"]
-    if LARGE in ours and not ours[LARGE].gradient.isfinite().all():
-        return ["where() passes on the NaN of a branch that it does not take: mask what goes into that branch"]
     if LARGE in ours:
+        of_value, of_gradient = errors(*outcomes[LARGE])
+        if of_value < 1e-3 and isnan(of_gradient):
+            return ["where() passes on the NaN of a branch that it does not take: mask what goes into that branch"]
         return ["a clamp, or a detach(), of large logits or of small probabilities?"]
-    return [hint for name, hint in HINTS.items() if name in ours and (name != MASKED or isnan(ours[name].value))][:1]
+    if MASKED in ours and not isnan(ours[MASKED].value):
+        return []
+    return [hint for name, hint in HINTS.items() if name in ours and (name != ONE_ROW or len(ours) == 1)][:1]
 
 
 def _hint(evidence: Evidence) -> str:
@@ -141,12 +150,19 @@ def _hint(evidence: Evidence) -> str:
         causes |= {1 / log(2): "a logarithm to base 2?", -1.0: "a sign?"}
         likely = [cause for value, cause in causes.items() if isclose(value, factor, rel_tol=1e-3)]
         return f"the gradient is {factor:.10g} times the reference's: {(*likely, 'a constant factor')[0]}"
-    factors = ((ours * theirs).sum(1, keepdim=True) / theirs.square().sum(1, keepdim=True)).nan_to_num(1)
-    if evidence.probability is not None and (ours - factors * theirs).norm() < 1e-3 * off:
-        return _hint_of_rows(factors, evidence.probability.double())
-    if ours.sum(1).norm() > 0.1 * off and theirs.sum(1).norm() < 1e-3 * off:
-        what = "the gradient of a row does not sum to 0, as the reference's does"
-        return f"{what}: an eps beside a sum of exponentials, or probabilities that do not sum to 1?"
+    if evidence.target is not None:
+        p, target = evidence.probabilities.double(), evidence.target
+        factors = ((ours * theirs).sum(1, keepdim=True) / theirs.square().sum(1, keepdim=True)).nan_to_num(1)
+        if (ours - factors * theirs).norm() < 1e-3 * off:
+            return _hint_of_rows(factors, p.gather(1, target))
+        largest = torch.zeros_like(p).scatter(1, p.argmax(1, keepdim=True), 1)
+        for direction in (p, p - largest):  # whether the largest logit is detached, or not
+            share = ((ours - theirs) * direction).sum(1, keepdim=True) / direction.square().sum(1, keepdim=True)
+            if (ours - theirs - share * direction).norm() < 1e-3 * off:
+                return "as of log(sum of exponentials + eps): an eps inside a logarithm?"
+    stopped = (ours == 0) & (theirs != 0)
+    if stopped.any() and torch.where(stopped, ours, theirs).sub(ours).norm() < 0.5 * off:
+        return f"no gradient at {int(stopped.sum())} of {ours.numel()} logits, where the reference has one: a clamp?"
     return ""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xent.recording.trace import Trace
 from xent.report.place import begins_at, place_lines
+from xent.training.trials import in_words
 from xent.verdict.judging import WRONG, Judgement, Verdict, has_own_loss_precision
 from xent.verdict.matching import without
 from xent.verdict.where import Place
@@ -101,8 +102,9 @@ def figures(judgement: Judgement) -> Summary:
         "ended after steps": [sorted(steps) for steps in judgement.ends],
         "in trials": {
             name: {
-                "loss": [f"{outcome.value:.6g}" for outcome in both],
-                "gradient norm": [f"{outcome.gradient.item():.6g}" for outcome in both],
+                "loss": [outcome.value for outcome in both],
+                "gradient norm": [outcome.gradient.item() for outcome in both],
+                "in words": in_words(*both),
             }
             for name, both in judgement.trials.items()
         },
@@ -208,9 +210,7 @@ def _answer(summary: Summary) -> str:
 def _how(name: str, candidate: Summary, reference: str) -> str:
     if candidate["verdict"] == Verdict.OTHER_IN_TRIALS:
         trial, numbers = next(iter(candidate["in trials"].items()))
-        what = next(what for what, (ours, expected) in numbers.items() if ours != expected)
-        ours, expected = numbers[what]
-        return f"{name} trains as {reference} does, but for {trial} its {what} is {ours}, not {expected}"
+        return f"{name} trains as {reference} does, but for {trial} {numbers['in words']}"
     if candidate["verdict"] == Verdict.OTHER_END:
         ends, expected = (_listed(map(str, steps)) for steps in candidate["ended after steps"])
         return f"{name} trains as {reference} does but ends after {ends} steps, not after {expected}"
@@ -249,6 +249,9 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         if judgement.verdict is not Verdict.OTHER_END and ends | expected != {judgement.pairs[0].reference.step}:
             those = f"after {_listed(map(str, sorted(expected)))}"
             remarks.append(f"{name} ended after {_listed(map(str, sorted(ends)))} steps, its reference {those}")
+        pair = judgement.pairs[0]
+        if untried := [trial for trial in pair.reference.trials if trial not in pair.candidate.trials]:
+            remarks.append(f"{name} was not tried on {_listed(untried)}: it raises an error there")
         if judgement.casts:
             seen_through = "which was seen through: it computed in float64 all the way"
             remarks.append(f"{name} casts to {_listed(judgement.casts)}, {seen_through}")

@@ -42,8 +42,13 @@ class _FromNumpy(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, target: Tensor, value_and_grad: Callable[..., tuple[Any, Any]]) -> Tensor:
         value, gradients = value_and_grad(_array(logits), _array(target))
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-        ctx.gradients = [_tensor(gradient, like) for gradient, like in zip(gradients, (logits, target))]
-        return torch.as_tensor(np.array(value)).to(logits)
+        if len(gradients) > 2:
+            raise BadInput(f"value_and_grad gave {len(gradients)} gradients: expected that of the logits, or a pair")
+        ctx.gradients = [
+            _tensor(gradient, like, name)
+            for gradient, like, name in zip(gradients, (logits, target), ("logits", "target"))
+        ]
+        return _tensor(value, logits.new_zeros(()), "loss")
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,13 +62,22 @@ def _array(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy().copy()
 
 
-def _tensor(gradient: Any, like: Tensor) -> Tensor:
-    """The gradient as a tensor.
+def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
+    """A result as a tensor.
+
+    Args:
+        name: of what is looked for, for messages.
 
     Raises:
-        BadInput: it is of another shape.
+        BadInput: it is of another shape, or holds no real numbers.
     """
-    array = np.array(gradient)
+    array = np.array(value)
+    what = "the loss" if name == "loss" else f"the gradient with respect to the {name}"
     if array.shape != like.shape:
-        raise BadInput(f"the gradient is of shape {array.shape}: expected {tuple(like.shape)}, that of the logits")
-    return torch.from_numpy(array).to(like)
+        raise BadInput(f"{what} is of shape {array.shape}: expected {tuple(like.shape)}")
+    try:
+        if np.iscomplexobj(array):
+            raise TypeError
+        return torch.from_numpy(array.astype(np.float64)).to(like)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{what} is an array of {array.dtype}: expected real numbers") from error

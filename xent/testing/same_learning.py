@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xent.recording import BadInput, Recorder
+from xent.recording.errors import where_raised
 from xent.recording.float64 import LookingOn, judging_in
 from xent.report.explanation import Evidence, explanation, explanation_of_trials
 from xent.testing.same_training import SAME, computed_in, half_types, judge_training, seeds_and_nudges
@@ -91,8 +92,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
     """
     __tracebackhide__ = True  # for pytest, which shows the call instead
     reference = nn.CrossEntropyLoss() if reference is None else reference
-    arguments = getattr(reference, "keywords", vars(reference) if isinstance(reference, nn.Module) else {})
-    ignore_index = arguments.get("ignore_index", -100) if ignore_index is None else ignore_index
+    known_index = _ignore_index(reference) if ignore_index is None else ignore_index
     if classes < 2 or not 0 <= ignored < 1 or (probabilities and ignored):
         what = f"classes={classes}, ignored={ignored}, probabilities={probabilities}"
         expected = "expected 2 classes or more, and a part from 0 to below 1"
@@ -101,16 +101,26 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
         raise ValueError(f"dtype={dtype}: expected torch.float64, float32, bfloat16 or float16")
     if min(steps, 1 if batch is None else batch, 1 if seeds is None else seeds) < 1:
         raise ValueError(f"batch={batch}, steps={steps}, seeds={seeds}: expected 1 or more of each")
-    task = Task(classes, ignored, ignore_index, places, probabilities, device, dtype, batch, steps)
+    index = -100 if known_index is None else known_index
+    task = Task(classes, ignored, index, places, probabilities, device, dtype, batch, steps)
     try:
         failure, raised = _examined(loss, reference, task, seeds, where)
     except BadInput as refusal:
-        raise refusal.with_traceback(None) from None  # what it says is all there is to see
+        advice = "; the index of ignored targets was taken to be -100: give ignore_index="
+        message = f"{refusal}{advice if ignored and known_index is None else ''}"
+        raise BadInput(message) from None  # what it says is all there is to see
     if failure:
         raise AssertionError(failure)
     if raised:
         errors = "; ".join(f"{trial} ({error})" for trial, error in raised.items())
         warnings.warn(f"not proved, since the loss raises an error there: {errors}", stacklevel=2)
+
+
+def _ignore_index(reference: Loss) -> int | None:
+    """The index that a reference ignores; None if it does not say."""
+    holders = [vars(module) for module in reference.modules()] if isinstance(reference, nn.Module) else []
+    holders += [reference.keywords] if isinstance(reference, partial) else []
+    return next((holder["ignore_index"] for holder in holders if isinstance(holder.get("ignore_index"), int)), None)
 
 
 def _examined(loss: Loss, reference: Loss, task: Task, seeds: int | None, where: bool) -> tuple[str, dict[str, str]]:
@@ -134,15 +144,17 @@ def _differing_in_training(loss: Loss, reference: Loss, task: Task, seeds: int |
     judgement, losses = _judged(loss, reference, task, seeds)
     if judgement.verdict in SAME:
         return ""
-    evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
+    evidence = None
+    with suppress(Exception):  # a loss may raise one at any call
+        evidence = _evidence(*losses, task, judgement.left_floor) if judgement.left_floor else None
     begins: list[str] = []
     if where and judgement.left_floor:
         with _as_in_a_proof(task):
             begins = where_it_begins(*_trainings(*losses, task), judgement, _settings(task), None, None)
     advice = "more steps, fewer classes, fewer ignored targets, or weights that are closer to each other"
-    note = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"
-    lines = explanation(judgement, advice, evidence, begins), "" if _looked_at(loss, task).is_pytorchs else note
-    return "\n  ".join(filter(None, lines))
+    is_rounding = evidence is not None and evidence.is_off_by_rounding and not _looked_at(loss, task).is_pytorchs
+    hint = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"
+    return explanation(judgement, advice, evidence, begins, hint if is_rounding else "")
 
 
 def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
@@ -157,8 +169,8 @@ def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
 def _judged(loss: Loss, reference: Loss, task: Task, seeds: int | None = None) -> tuple[Judgement, tuple[Loss, Loss]]:
     """The judgement, and both losses as they were judged.
 
-    Where nothing is cast, seeing through casts would only take time. If the losses differ it is tried nevertheless: it
-    widens numbers that a loss makes in float32 too.
+    Where nothing is cast, seeing through casts would only take time. It is done nevertheless if the losses differ or one
+    raises an error, since it widens what a loss holds or makes in float32 too.
     """
     prepared = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
     as_judged = [prepared]
@@ -166,21 +178,27 @@ def _judged(loss: Loss, reference: Loss, task: Task, seeds: int | None = None) -
         in_float64 = LossInFloat64(prepared[0], set()), LossInFloat64(prepared[1], set())
         casts = any(_looked_at(one, task).narrower for one in (loss, reference))
         as_judged = [in_float64] if casts else [prepared, in_float64]
+    for losses in as_judged[:-1]:
+        with suppress(BadInput):
+            judgement = _judged_as_they_are(*losses, task, seeds)
+            if judgement.verdict in SAME:
+                return judgement, losses
+    return _judged_as_they_are(*as_judged[-1], task, seeds), as_judged[-1]
+
+
+def _judged_as_they_are(loss: Loss, reference: Loss, task: Task, seeds: int | None) -> Judgement:
     seeds_of_dtype, nudges = seeds_and_nudges(task.dtype)
-    for losses in as_judged:
-        with _as_in_a_proof(task):
-            trainings = _trainings(*losses, task)
-            judgement = judge_training(*trainings, task.steps, seeds or seeds_of_dtype, nudges, _settings(task))
-        if judgement.verdict in SAME:
-            break
-    return judgement, losses
+    with _as_in_a_proof(task):
+        trainings = _trainings(loss, reference, task)
+        return judge_training(*trainings, task.steps, seeds or seeds_of_dtype, nudges, _settings(task))
 
 
 def differing_in_trials(loss: Loss, reference: Loss, task: Task) -> tuple[Outcomes, dict[str, str]]:
     """The outcomes of both losses in trials where they differ; and the errors that the loss raised, by name."""
     losses = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
     target = task.splits[0].labels
-    trials = large_logits(target, task.classes, task.dtype) + other_batches(target, task.classes, task.dtype)
+    trials = large_logits(target, task.classes, task.dtype)
+    trials += other_batches(target, task.classes, task.dtype, task.ignore_index)
     with judging_in(task.dtype):
         return differing(*losses, trials)
 
@@ -250,12 +268,21 @@ def _trial(task: Task) -> tuple[Tensor, Tensor]:
 
 
 def _learning_rate(reference: Loss, task: Task) -> float:
-    """The learning rate of both losses: STEP_LENGTH over the reference's mean gradient norm at the first weights."""
+    """The learning rate of both losses: STEP_LENGTH over the reference's mean gradient norm at the first weights.
+
+    Raises:
+        BadInput: the reference raises an error, or has no gradient.
+    """
     network, loss = task.network(), copied(reference)
     norms: list[float] = []
     for images, target in batches(task.splits[0], task.batch_size, seed=0, steps=16):
-        gradients = torch.autograd.grad(loss(network(images).to(task.dtype), target), list(network.parameters()))
+        try:
+            gradients = torch.autograd.grad(loss(network(images).to(task.dtype), target), list(network.parameters()))
+        except Exception as error:  # anyone's loss may raise anything
+            raise BadInput(f"the reference cannot be computed on a batch ({where_raised(error)})") from error
         norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+    if not sum(norms):
+        raise BadInput("the gradient of the reference is 0 on every batch: it trains nothing")
     return STEP_LENGTH / (sum(norms) / len(norms))
 
 
@@ -282,8 +309,9 @@ def _evidence(ours: Loss, theirs: Loss, task: Task, last: int) -> Evidence:
         value, gradient = value_and_gradient(ours, logits, target)
         expected, expected_gradient = value_and_gradient(theirs, logits, target)
         error = (gradient - expected_gradient).norm() / expected_gradient.norm() + abs(value / expected - 1)
-        sure = None if task.probabilities else logits.softmax(1).gather(1, target.clamp(0, task.classes - 1)[:, None])
-        both = Evidence(len(evidence) + 1, value.item(), expected.item(), gradient, expected_gradient, sure)
+        indices = None if task.probabilities else target.clamp(0, task.classes - 1)[:, None]
+        values, gradients = (value.item(), expected.item()), (gradient, expected_gradient)
+        both = Evidence(len(evidence) + 1, *values, *gradients, logits.softmax(1), indices)
         evidence.append((float(error.nan_to_num(torch.inf)), both))
         return theirs(logits, target)
 

@@ -1,6 +1,6 @@
 """Checks of anyone's loss before it is trained with, and copies of it, so that it is left as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
@@ -33,26 +33,39 @@ def copied(loss: Loss) -> Loss:
     Raises:
         BadInput: it is a module that cannot be copied, and has weights that training would change.
     """
-    shared: dict[int, Any] = {}
-    modules = loss.modules() if isinstance(loss, nn.Module) else ()
-    for value in (value for module in modules for value in vars(module).values()):
-        for part in value.values() if isinstance(value, dict) else [value]:
-            if not isinstance(part, nn.Module):
-                try:
-                    deepcopy(part)
-                except Exception:  # anyone's object may raise anything
-                    shared[id(part)] = part
+    memo: dict[int, Any] = {}
     try:
-        copy = deepcopy(loss, shared)
-    except Exception as error:
-        if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
-            advice = "give it as a function, lambda logits, target: loss(logits, target)"
-            raise BadInput(f"the loss cannot be copied ({in_one_line(error)}): {advice}") from error
-        return lambda logits, target: loss(logits, target)  # a function is not moved to another type or device
+        copy = deepcopy(loss, memo)
+    except Exception:  # anyone's object may raise anything
+        memo = {id(part): part for part in _parts(loss) if not _is_copyable(part)}
+        try:
+            copy = deepcopy(loss, memo)
+        except Exception as error:
+            if isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
+                advice = "give it as a function, lambda logits, target: loss(logits, target)"
+                raise BadInput(f"the loss cannot be copied ({in_one_line(error)}): {advice}") from error
+            return lambda logits, target: loss(logits, target)  # a function is not moved to another type or device
     if isinstance(loss, nn.Module) and isinstance(copy, nn.Module):
         for ours, theirs in zip(copy.parameters(), loss.parameters()):
-            vars(ours).update(vars(theirs))  # deepcopy leaves the attributes of a parameter out
+            for name, value in vars(theirs).items():  # which deepcopy of a parameter leaves out
+                vars(ours).setdefault(name, deepcopy(value, memo) if _is_copyable(value) else value)
     return copy
+
+
+def _parts(loss: Loss) -> Iterator[Any]:
+    """What the modules of a loss hold, but for modules."""
+    for module in loss.modules() if isinstance(loss, nn.Module) else ():
+        for value in vars(module).values():
+            parts = value.values() if isinstance(value, dict) else [value]
+            yield from (part for part in parts if not isinstance(part, nn.Module))
+
+
+def _is_copyable(part: Any) -> bool:
+    try:
+        deepcopy(part)
+        return True
+    except Exception:
+        return False
 
 
 def in_working_type(loss: nn.Module, dtype: torch.dtype, logits: Tensor, target: Tensor, name: str) -> nn.Module:
