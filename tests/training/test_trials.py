@@ -75,12 +75,12 @@ WRONG: dict[str, tuple[Loss, dict[str, Any], str]] = {
     "clamped at 950": (
         lambda z, t: cross_entropy(z.clamp(-950, 950), t),
         {},
-        r"1000 +its loss is 230.5\d+, .*\n.*\n.* a clamp",
+        r"1000 +its loss is 230.8\d*, .*\n.*\n.* a clamp",
     ),
     "no gradient above 60": (
         lambda z, t: cross_entropy(torch.where(z > 60, z.detach(), z), t),
         {},
-        r"on\n  logits of 1000 +its gradient has a relative error of 5.0e-01\n  a clamp, or a detach",
+        r"on\n  logits of 1000 +its gradient has a relative error of 4.8e-01\n  a clamp, or a detach",
     ),
     "strides of logits": (
         ignoring_strides,
