@@ -18,6 +18,7 @@ from xent.report.page import page
 from xent.report.picture import draw, draw_where
 from xent.report.summary import Summary, exit_code, summarise
 from xent.report.terminal import print_summary
+from xent.verdict.exact import first_difference
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
 from xent.verdict.where import Renames, rename_captures
@@ -63,6 +64,25 @@ def compare(
     if unused := [trace.name for trace in traces if id(trace) not in used]:
         print(f"the reference of no other run, so not used: {', '.join(unused)}")
     return exit_code(summary)
+
+
+def compare_exactly(folders: list[Path]) -> int:
+    """Print whether runs are equal to the last bit to the first of them, and where they cease to be.
+
+    Returns:
+        the exit code: 0 if all are, else 1.
+
+    Raises:
+        BadInput: the runs cannot be read, or there is one alone.
+    """
+    first, *others = load_runs(folders)
+    if not others:
+        raise BadInput(f"--exact: there is {first.name} alone, expected two runs or more, each held against the first")
+    differences = {run.name: first_difference(run, first) for run in others}
+    for name, difference in differences.items():
+        differs = difference and f"differs from {first.name} from step {difference.step} on: {difference.what}"
+        print(f"{name} {differs or f'is equal to {first.name} to the last bit, in {first.step} steps'}")
+    return 1 if any(differences.values()) else 0
 
 
 def write_report(summary: Summary, folder: Path) -> None:
@@ -138,12 +158,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or of a sweep")
     parser.add_argument("--by", default="loss", help="the setting that is compared, as device; %(default)s")
     parser.add_argument("--reference", help="its value in the reference runs; torch for losses")
+    parser.add_argument("--exact", action="store_true", help="are the runs equal to the first, to the last bit?")
     parser.add_argument("--output", type=Path, help="the folder of the report; comparison/ in a sweep, else a new one")
     renames = "a module path of the candidates, or a part of it, and what it is in the references; to find where"
     parser.add_argument("--rename", metavar="OURS=THEIRS", action="append", default=[], help=renames)
     options = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
     try:
+        if options.exact:
+            sys.exit(compare_exactly(options.runs))
         rename = _renames(options.rename)
         sys.exit(compare(options.runs, options.by, options.reference, options.output, command, rename))
     except (BadInput, OSError) as error:

@@ -19,10 +19,11 @@ def test_what_is_saved_is_what_is_loaded(dtype: torch.dtype, tmp_path: Path) -> 
     saved.probes = {step: torch.rand(4, 3, dtype=dtype) for step in (0, 1)}
     saved.tests, saved.fingerprints = {2: (0.25, 0.5)}, {"first weights": (1.0, 2.0, 3.0, 4.0)}
     saved.casts, saved.samples = {"bfloat16"}, {2: torch.rand(5, 3, dtype=torch.float64)}
+    saved.bits = {0: -(2**63), 1: 2**63 - 1}
     saved.trials = {"logits of 1000": (450.0, math.inf)}
     save(saved, tmp_path)
     loaded = load(tmp_path)
-    for name in ("settings", "step", "tests", "fingerprints", "casts", "trials"):
+    for name in ("settings", "step", "tests", "fingerprints", "casts", "trials", "bits"):
         assert getattr(loaded, name) == getattr(saved, name)
     assert torch.equal(loaded.losses, saved.losses.double()) and list(loaded.probes) == [0, 1]
     assert all(torch.equal(loaded.probes[step], outputs) for step, outputs in saved.probes.items())
@@ -40,6 +41,7 @@ FOREIGN: dict[str, Any] = {
     "test_steps": np.array([], np.int64),
     "tests": np.empty((0, 2)),
     "fingerprints": "{}",
+    "bits": np.empty((0, 2), np.int64),
     "sample_steps": np.array([], np.int64),
     "samples": np.empty((0, 3)),
     "casts": "[]",

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from xent.recording.processes import world_size
-from xent.recording.sketch import sketch
+from xent.recording.sketch import bit_hash, sketch
 
 WEIGHT, BUFFER = "weight", "buffer"  # before the step
 INPUT, OUTPUT = "input of", "output of"  # of a module
@@ -69,12 +69,14 @@ class Captured(NamedTuple):
         module: the class of the module whose input or output it is, or the gradient at that; else empty.
         caller: the call of the module that calls that module; None if no captured module does.
         sketch: see xent.recording.sketch; on the CPU when the step is over.
+        bits: the hash of its bits; of an update, of what is there after it. An integer when the step is over.
     """
 
     shape: tuple[int, ...]
     module: str
     caller: Call | None
     sketch: Tensor
+    bits: int | Tensor = 0
 
 
 Captures = dict[int, dict[Key, Captured]]  # by the step, in order
@@ -130,8 +132,8 @@ class Capture:
             self._note_update(buffer, name)
         tensors = list(self._tensors.items())
         place = list(self._tensors).index(self._before_loss) + 1 if self._before_loss else 0
-        tensors.insert(place, (Key(LOSS), Captured((), "", None, sketch(loss))))
-        return {key: captured._replace(sketch=captured.sketch.cpu()) for key, captured in tensors}
+        tensors.insert(place, (Key(LOSS), Captured((), "", None, sketch(loss), bit_hash(loss))))
+        return {key: value._replace(sketch=value.sketch.cpu(), bits=int(value.bits)) for key, value in tensors}
 
     def note_weights(self) -> None:
         """Note parameters and buffers, before anything else. Wrappers may have replaced them since the step before."""
@@ -140,22 +142,23 @@ class Capture:
         self._parameters = {tensor: name for name, tensor in _named(self._models, nn.Module.named_parameters)}
         for parameter, name in self._parameters.items():
             self._note(Key(WEIGHT, name), parameter)
-            self._weights[name] = self._sketch(parameter)
+            self._weights[name] = self._sketched(parameter).sketch
         for name, buffer in _named(self._models, nn.Module.named_buffers):
             self._note(Key(BUFFER, name), buffer)
-            self._weights[name] = self._sketch(buffer)
+            self._weights[name] = self._sketched(buffer).sketch
 
     def _note(self, key: Key, tensor: Tensor, module: str = "") -> None:
         if tensor.numel() > 0:  # a shard of another process may be empty
             caller = self._running[-1] if self._running else None
-            self._tensors[key] = Captured(tuple(tensor.shape), module, caller, self._sketch(tensor))
+            _, _, numbers, bits = self._sketched(tensor)
+            self._tensors[key] = Captured(tuple(tensor.shape), module, caller, numbers, bits)
             self._before_loss = key if key.kind in (WEIGHT, BUFFER, INPUT, OUTPUT) else self._before_loss
 
-    def _sketch(self, tensor: Tensor) -> Tensor:
+    def _sketched(self, tensor: Tensor) -> "_Sketched":
         known, version = self._sketches.get(id(tensor)), -1 if tensor.is_inference() else tensor._version
         if known is None or known.tensor() is not tensor or known.version != version:
-            known = self._sketches[id(tensor)] = _Sketched(ref(tensor), version, sketch(tensor))
-        return known.sketch
+            known = self._sketches[id(tensor)] = _Sketched(ref(tensor), version, sketch(tensor), bit_hash(tensor))
+        return known
 
     def _is_training(self) -> bool:
         """Whether a forward pass is one of the training, with gradients and not repeated by a checkpoint."""
@@ -231,9 +234,9 @@ class Capture:
 
     def _note_update(self, tensor: Tensor, name: str) -> None:
         self._sketches.pop(id(tensor), None)  # a write into `.data` does not show in the version
-        before, after = self._weights.get(name), self._sketch(tensor)
+        before, (_, _, after, bits) = self._weights.get(name), self._sketched(tensor)
         if tensor.numel() > 0 and before is not None and before.shape == after.shape:
-            self._tensors[self._next(UPDATE, name)] = Captured(tuple(tensor.shape), "", None, after - before)
+            self._tensors[self._next(UPDATE, name)] = Captured(tuple(tensor.shape), "", None, after - before, bits)
         self._weights[name] = after
 
     def _next(self, kind: str, path: str) -> Key:
@@ -243,11 +246,12 @@ class Capture:
 
 
 class _Sketched(NamedTuple):
-    """A tensor whose sketch is known, as long as it has this version."""
+    """A tensor whose sketch and hash are known, as long as it has this version."""
 
     tensor: ref[Tensor]
     version: int
     sketch: Tensor
+    bits: Tensor
 
 
 class _StepOfOptimizer:
@@ -334,18 +338,18 @@ def _tensors_of(value: Any, path: str = "") -> list[tuple[str, Tensor]]:
 
 
 def as_rows(captures: Captures) -> list[tuple[Any, ...]]:
-    """Captures as plain values, to be saved: of each tensor its step, key, shape, module, caller and sketch."""
+    """Captures as plain values, to be saved: of each tensor its step, key, shape, module, caller, hash and sketch."""
     return [
-        (step, [*key], [*captured.shape], captured.module, captured.caller and [*captured.caller], captured.sketch)
+        (step, [*key], [*shape], module, caller and [*caller], bits, numbers)
         for step, tensors in captures.items()
-        for key, captured in tensors.items()
+        for key, (shape, module, caller, numbers, bits) in tensors.items()
     ]
 
 
 def from_rows(rows: Iterable[tuple[Any, ...]]) -> Captures:
     """The captures that `as_rows` made rows of."""
     captures: Captures = {}
-    for step, key, shape, module, caller, numbers in rows:
-        captured = Captured(tuple(shape), str(module), caller and Call(*caller), numbers)
+    for step, key, shape, module, caller, bits, numbers in rows:
+        captured = Captured(tuple(shape), str(module), caller and Call(*caller), numbers, int(bits))
         captures.setdefault(int(step), {})[Key(*key)] = captured
     return captures

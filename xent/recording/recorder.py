@@ -19,6 +19,7 @@ from xent.recording.float64 import casts_seen_through, widen
 from xent.recording.nudge import batch_order, check_can_nudge, nudge_weights
 from xent.recording.processes import rank, sum_over_ranks, whole, world_size
 from xent.recording.settings import machine_settings, precision_of, run_settings
+from xent.recording.sketch import bit_hash
 from xent.recording.streams import stream
 from xent.recording.trace import FILE, Trace, is_octave, is_probe_step, save
 
@@ -233,7 +234,7 @@ class Recorder:
         """The record so far, to be saved with the states of model and optimizer."""
         trace = self.trace
         losses = trace.losses[: trace.step].clone()  # of a view, torch.save would save the whole storage
-        names = "settings", "probes", "tests", "fingerprints", "samples"
+        names = "settings", "probes", "tests", "fingerprints", "samples", "bits"
         parts = {name: dict(getattr(trace, name)) for name in names}
         return {"steps": self.steps, "losses": losses, **parts, "captures": as_rows(trace.captures)}
 
@@ -255,6 +256,7 @@ class Recorder:
         # the last step of a shorter run is no probe step of a longer one
         trace.probes = {step: outputs for step, outputs in state["probes"].items() if is_probe_step(step, self.steps)}
         trace.tests, trace.fingerprints, trace.samples = (dict(state[k]) for k in ("tests", "fingerprints", "samples"))
+        trace.bits = {step: bits for step, bits in state["bits"].items() if step in trace.probes}
         trace.captures = from_rows(state["captures"])
         self._begin_capture()
 
@@ -283,6 +285,10 @@ class Recorder:
         if (outputs.shape, outputs.dtype) != (before.shape, before.dtype):
             both = f"{before.dtype} of shape {list(before.shape)} and {kind}"
             raise BadInput(f"the probe made {both}, after {trace.step} steps: expected one shape and type")
+        state = [tensor for model in self._models for tensor in (*model.parameters(), *model.buffers())]
+        if state:
+            hashes = torch.stack([bit_hash(tensor).cpu() for tensor in state])
+            trace.bits[trace.step] = int(bit_hash(hashes))
         if rank() == 0:
             trace.probes[trace.step] = outputs.to("cpu", copy=True)  # a copy: the outputs may be weights, which change
 

@@ -1,4 +1,4 @@
-"""Sketches of tensors: a few numbers in which distances are kept."""
+"""Sketches of tensors, a few numbers in which distances are kept; and hashes of their bits."""
 
 from functools import cache
 
@@ -13,6 +13,8 @@ from xent.recording.streams import stream
 
 SUMS = 257  # a prime: with 256, one wrong unit of a layer of 256 would be in one sum, whose square varies much
 ROWS = 4096  # of SUMS elements each, before their signs are used again
+ODD = 0x1E3779B97F4A7C15
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 HUGE = 1e30  # what is larger is that of a mask, and tells nothing
 
 
@@ -32,9 +34,7 @@ def sketch(tensor: Tensor) -> Tensor:
         `[257]`, or the elements themselves if there are fewer; in float64, or the widest type of the device.
     """
     with _disable_current_modes():  # all_in_float64 would look at each operation, and four times as long
-        tensor = whole(tensor.detach())
-        tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
-        elements = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(-1)
+        elements = _elements(tensor)
         if elements.numel() <= SUMS:
             return _wide(elements)
         sums = torch.zeros(SUMS, dtype=widest_float(tensor.device), device=tensor.device)
@@ -46,6 +46,41 @@ def sketch(tensor: Tensor) -> Tensor:
             folded[:rest] += part[rows * SUMS :] * signs[rows % ROWS, :rest]
             sums += folded if number == 0 else folded * _random_signs(number, 1, tensor.device)[0]
         return sums
+
+
+@torch.no_grad()
+def bit_hash(tensor: Tensor) -> Tensor:
+    """A hash of the bits of a tensor: an integer on its device, another one if any bit is.
+
+    It is a sum of the elements, read as integers and mixed, times odd numbers that depend on their places, modulo 2**64.
+    It tells what differs by chance, and is no protection against someone who looks for a collision.
+
+    Args:
+        tensor: of any shape, type and device; gathered if it is sharded.
+    """
+    with _disable_current_modes():
+        elements = _elements(tensor)
+        if elements.dtype != torch.bool:
+            elements = elements.contiguous().view(INTEGERS[elements.element_size()])
+        hashed = torch.zeros((), dtype=torch.int64, device=elements.device)
+        for part in elements.split(ROWS * SUMS):
+            places = torch.arange(part.numel(), device=part.device)
+            hashed = hashed * ODD + (_mixed(part.long() + 1) * (2 * _mixed(places) + 1)).sum()
+        return hashed
+
+
+def _mixed(integers: Tensor) -> Tensor:
+    """Integers whose every bit depends on those above it too: numbers of few digits have theirs on one side."""
+    for shift in (32, 29):
+        integers = (integers ^ (integers >> shift)) * ODD
+    return integers ^ (integers >> 32)
+
+
+def _elements(tensor: Tensor) -> Tensor:
+    """All elements of a tensor, real and flat."""
+    tensor = whole(tensor.detach())
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
 
 
 def _wide(elements: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Trace:
         probes: the outputs of the probe, by the number of steps made; all of one shape, on the CPU.
         tests: loss and accuracy on data that is not trained on, by the number of steps made.
         fingerprints: of the first weights and of some batches, by name; matched runs have them in common.
+        bits: a hash of the bits of all weights and buffers, by the number of steps made.
         samples: what tells each sample of the first batches from others, see `sample_marks`, by the step.
         captures: the tensors of some steps, by the step and by what they are, in order.
         casts: the types narrower than float64 that the program casts to, which `all_in_float64` ignored.
@@ -51,6 +52,7 @@ class Trace:
     probes: dict[int, Tensor] = field(default_factory=dict)
     tests: dict[int, tuple[float, float]] = field(default_factory=dict)
     fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
+    bits: dict[int, int] = field(default_factory=dict)
     samples: dict[int, Tensor] = field(default_factory=dict)
     captures: Captures = field(default_factory=dict)
     casts: set[str] = field(default_factory=set)
@@ -114,6 +116,7 @@ def save(trace: Trace, folder: Path) -> None:
         "test_steps": np.array(list(trace.tests), dtype=np.int64),
         "tests": np.array(list(trace.tests.values()), dtype=np.float64).reshape(-1, 2),
         "fingerprints": json.dumps(trace.fingerprints),
+        "bits": np.array(list(trace.bits.items()), dtype=np.int64).reshape(-1, 2),
         "casts": json.dumps(sorted(trace.casts)),
         "trial_names": json.dumps(list(trace.trials)),
         "trials": np.array(list(trace.trials.values()), dtype=np.float64).reshape(-1, 2),
@@ -143,6 +146,7 @@ def load(folder: Path) -> Trace:
             trace = Trace(json.loads(str(arrays["settings"])), torch.from_numpy(arrays["losses"]))
             trace.probes = dict(zip(arrays["probe_steps"].tolist(), probes))
             trace.tests = dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist())))
+            trace.bits = dict(arrays["bits"].tolist())
             texts = "fingerprints", "casts", "trial_names"
             fingerprints, casts, trial_names = (json.loads(str(arrays[name])) for name in texts)
             trace.trials = dict(zip(trial_names, map(tuple, arrays["trials"].tolist())))

@@ -169,8 +169,8 @@ def judge_learning(loss: Loss, reference: Loss, task: Task) -> Judgement:
 def _judged(loss: Loss, reference: Loss, task: Task, seeds: int | None = None) -> tuple[Judgement, tuple[Loss, Loss]]:
     """The judgement, and both losses as they were judged.
 
-    Where nothing is cast, seeing through casts would only take time. It is done nevertheless if the losses differ, or if
-    one raises an error, since it widens what a loss holds or makes in float32 too.
+    Where nothing is cast, seeing through casts would only take time. It is done nevertheless if the losses differ, or
+    one raises an error: it widens what a loss holds or makes in float32 too.
     """
     prepared = _prepared(loss, task, "the loss"), _prepared(reference, task, "the reference")
     as_judged = [prepared]
