@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
@@ -9,11 +10,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from xent.recording.device import widest_float
 from xent.recording.nudge import random_bools
 from xent.recording.processes import whole
-from xent.recording.streams import stream
+from xent.recording.streams import random_words, stream
 
 SUMS = 257  # a prime: with 256, one wrong unit of a layer of 256 would be in one sum, whose square varies much
 ROWS = 4096  # of SUMS elements each, before their signs are used again
-ODD = 0x1E3779B97F4A7C15
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 HUGE = 1e30  # what is larger is that of a mask, and tells nothing
 
@@ -50,10 +50,10 @@ def sketch(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bit_hash(tensor: Tensor) -> Tensor:
-    """A hash of the bits of a tensor: an integer on its device, another one if any bit is.
+    """A hash of the bits of a tensor: an integer on its device, another one if any bit is another.
 
-    It is a sum of the elements, read as integers and mixed, times odd numbers that depend on their places, modulo 2**64.
-    It tells what differs by chance, and is no protection against someone who looks for a collision.
+    It is a sum of the elements, read as integers, times random odd numbers, modulo 2**64. It tells what differs by
+    chance, and is no protection against someone who looks for a collision.
 
     Args:
         tensor: of any shape, type and device; gathered if it is sharded.
@@ -62,18 +62,20 @@ def bit_hash(tensor: Tensor) -> Tensor:
         elements = _elements(tensor)
         if elements.dtype != torch.bool:
             elements = elements.contiguous().view(INTEGERS[elements.element_size()])
-        hashed = torch.zeros((), dtype=torch.int64, device=elements.device)
-        for part in elements.split(ROWS * SUMS):
-            places = torch.arange(part.numel(), device=part.device)
-            hashed = hashed * ODD + (_mixed(part.long() + 1) * (2 * _mixed(places) + 1)).sum()
-        return hashed
+        hashed = torch.ones((), dtype=torch.int64, device=elements.device)
+        factors = _factors(elements.device)
+        for part in elements.split(len(factors)):
+            integers = part.to(torch.int64, copy=True)
+            integers ^= integers >> 32  # a number of few digits has all its bits on that side
+            hashed = hashed * factors[0] + integers.mul_(factors[: len(part)]).sum()
+        return hashed + elements.numel()
 
 
-def _mixed(integers: Tensor) -> Tensor:
-    """Integers whose every bit depends on those above it too: numbers of few digits have theirs on one side."""
-    for shift in (32, 29):
-        integers = (integers ^ (integers >> shift)) * ODD
-    return integers ^ (integers >> 32)
+@cache
+def _factors(device: torch.device) -> Tensor:
+    """Random odd integers, by which the elements of a part are multiplied."""
+    words = random_words(stream("hash", 0), 2**18)
+    return torch.from_numpy((words | np.uint64(1)).astype("<u8").view("<i8")).to(device)
 
 
 def _elements(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ KEYS = {
     "nudged logits": 2,  # numbers: nudge, step
     "nudged weights": 4,  # numbers: nudge
     "sketch": 5,  # numbers: part of the tensor
+    "hash": 6,  # numbers: 0
 }
 
 

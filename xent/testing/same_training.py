@@ -8,7 +8,7 @@ from xent.recording import BadInput, Recorder
 from xent.recording.device import accelerator, seeded
 from xent.recording.float64 import LookingOn
 from xent.report.explanation import explanation
-from xent.testing.trained import Dtype, Settings, Train, trained, where_it_begins, with_dtype
+from xent.testing.trained import Dtype, Kept, Settings, Train, trained, where_it_begins, with_dtype
 from xent.verdict.floor import bitwise_identical
 from xent.verdict.judging import Judgement, Verdict, judge, together
 from xent.verdict.matching import Pair, check_same_probes
@@ -21,7 +21,7 @@ def assert_same_training(  # noqa: PLR0913  each a keyword of its own, as a call
     train: Train,
     reference: Train,
     *,
-    steps: int = 200,
+    steps: int | None = 200,
     dtype: Dtype | tuple[Dtype, Dtype] = torch.float64,
     seeds: int | None = None,
     nudges: int | None = None,
@@ -44,10 +44,10 @@ def assert_same_training(  # noqa: PLR0913  each a keyword of its own, as a call
     for. This proves that they are the same function. To compare their rounding, give another `dtype`.
 
     PyTorch's random number generators are set to `recorder.seed` before each training, so that both draw the same
-    weights and batches from them. The reference is trained again for each nudge.
+    weights and batches from them. The reference is trained again for each nudge; a `Kept` one once for many changes.
 
     Args:
-        steps: the number of steps of each training, `recorder.steps`.
+        steps: the number of steps of each training, `recorder.steps`; None if each ends by itself.
         dtype: another type than float64, or None, runs both as they are written. A function with a parameter `dtype`
             gets it, but for None. `(torch.float64, None)` judges both ways together: a training that rounds more
             coarsely than the reference then passes, unless it computes in a half type where the reference does not.
@@ -77,7 +77,7 @@ def assert_same_training(  # noqa: PLR0913  each a keyword of its own, as a call
 def _failure(  # noqa: PLR0913  as assert_same_training
     train: Train,
     reference: Train,
-    steps: int,
+    steps: int | None,
     dtypes: Sequence[Dtype],
     seeds: int | None,
     nudges: int | None,
@@ -103,7 +103,7 @@ def _failure(  # noqa: PLR0913  as assert_same_training
 def judge_training(
     train: Train,
     reference: Train,
-    steps: int,
+    steps: int | None,
     seeds: int | None = None,
     nudges: int | None = None,
     settings: Settings = None,
@@ -156,9 +156,9 @@ def computed_in(types: set[torch.dtype]) -> str:
     return f"the same function, computed in {names}"
 
 
-def _narrower_types(train: Train, steps: int, settings: Settings, dtype: Dtype) -> set[torch.dtype]:
+def _narrower_types(train: Train, steps: int | None, settings: Settings, dtype: Dtype) -> set[torch.dtype]:
     """The types narrower than what they are computed from, in a training as it is written."""
     recorder = Recorder(steps=steps, settings=settings)
     with LookingOn() as looking, seeded(recorder.seed, accelerator()):
-        with_dtype(train, dtype)(recorder)
+        with_dtype(train.train if isinstance(train, Kept) else train, dtype)(recorder)
     return looking.narrower

@@ -29,10 +29,30 @@ Dtype = torch.dtype | None
 NUDGES = 4  # which measure the floor of every tensor
 
 
+class Kept:
+    """A reference whose trainings are kept, so that many changes are held against it and it trains once.
+
+    >>> @pytest.fixture(scope="session")
+    ... def reference():
+    ...     return Kept(train)
+    >>> @pytest.mark.parametrize("attention", [flash, sliced])
+    ... def test_attention(reference, attention):
+    ...     assert_same_training(partial(train, attention=attention), reference)
+    """
+
+    def __init__(self, train: Train) -> None:
+        """Keep the trainings of a function `(recorder) -> None`, or `(recorder, dtype) -> None`."""
+        self.train = train
+        self.traces: dict[Any, Trace] = {}
+
+    def __call__(self, *arguments: Any) -> None:
+        self.train(*arguments)
+
+
 def trained(  # noqa: PLR0913  what makes one training another
     train: Train,
     name: str,
-    steps: int,
+    steps: int | None,
     settings: Settings,
     dtype: Dtype,
     seed: int,
@@ -42,7 +62,7 @@ def trained(  # noqa: PLR0913  what makes one training another
     """The trace of a training.
 
     Args:
-        train: `(recorder) -> None`, or `(recorder, dtype) -> None`.
+        train: `(recorder) -> None`, or `(recorder, dtype) -> None`; one that is `Kept` trains only once.
         name: what a message calls it.
         steps, settings: of its recorder.
         dtype: float64 to train inside `all_in_float64`; another type, or None, to train as it is written.
@@ -52,6 +72,11 @@ def trained(  # noqa: PLR0913  what makes one training another
     Raises:
         BadInput: the training cannot be recorded, or raises any other exception.
     """
+    if isinstance(train, Kept):
+        key = steps, repr(settings), dtype, seed, nudge, tuple(where)
+        if key not in train.traces:
+            train.traces[key] = trained(train.train, name, steps, settings, dtype, seed, nudge, where)
+        return train.traces[key]
     with judging_in(dtype):
         recorder = _UpTo(steps=steps, settings={**(settings or {}), "seed": seed}, nudge=nudge, where=where)
         recorder.last = max(where, default=0)
@@ -128,7 +153,7 @@ def place_among(  # noqa: PLR0913  what makes one training another
     train: Train,
     reference: Train,
     where: Sequence[int],
-    steps: int,
+    steps: int | None,
     settings: Settings,
     dtype: Dtype,
     seed: int = 0,
