@@ -15,7 +15,7 @@ import xent
 from xent.recording import Recorder
 from xent.recording.errors import BadInput
 from xent.report.place import begins_at
-from xent.testing import assert_same_training
+from xent.testing import Kept, assert_same_training
 from xent.testing.trained import place_among
 
 FIXED = torch.linspace(-1, 1, 32 * 6, dtype=torch.float64).view(32, 6)
@@ -148,7 +148,7 @@ def test_other_weights_batches_or_outputs_or_nothing_learned_are_told_as_what_is
         train(recorder, torch.float64)
         recorder.trace.probes = {step: outputs[:2] for step, outputs in recorder.trace.probes.items()}
 
-    with pytest.raises(BadInput, match=r"the training of seed 0: 40 steps, outputs of shape \[2, 3\] and the refer"):
+    with pytest.raises(BadInput, match=r"the training of seed 0: outputs of shape \[2, 3\] and the refer"):
         prove(wide, steps=40)
 
 
@@ -342,3 +342,54 @@ def test_hugging_faces_llama_is_compared_tensor_by_tensor() -> None:
     no_mask = "in model.layers.0.self_attn, between v_proj, which is the same, and o_proj"
     assert place(mask=None) == f"step 1, {no_mask}"
     assert place(clip=0.99) == "step 1, gradient of model.embed_tokens.weight"
+
+
+def test_a_kept_reference_trains_once_for_many_changes() -> None:
+    trainings: list[tuple[int, int]] = []
+
+    def counted(recorder: Recorder, dtype: torch.dtype) -> None:
+        trainings.append((recorder.trace.settings["nudge"], recorder.steps))
+        train(recorder, dtype)
+
+    reference = Kept(counted)
+    for loss in (xent.cross_entropy, xent.fused_cross_entropy):
+        assert_same_training(partial(train, loss=loss), reference, steps=40)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="training is different(.*\n)*.*where +step 1, loss"):
+            assert_same_training(partial(train, loss=lambda z, t: 1.1 * cross_entropy(z, t)), reference, steps=40)
+    assert len(trainings) == 5 + 5, "of nudges 0 to 4, and once more with captured steps"
+    assert_same_training(train, reference, steps=20)
+    assert len(trainings) == 15, "with other steps it is another training"
+
+
+def test_trainings_that_end_by_themselves_are_compared_over_the_steps_that_all_made() -> None:
+    def until(loss_is: float, recorder: Recorder, factor: float = 1.0, at_most: int = 300) -> None:
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        recorder.nudge(model)
+        x = torch.randn(24, 6, dtype=torch.float64)
+        y = x[:, :3].argmax(1)
+        for _ in range(at_most):
+            inputs, target = recorder.reorder(x, y)
+            loss = factor * cross_entropy(model(inputs), target)
+            for weight, gradient in zip(model.parameters(), torch.autograd.grad(loss, [*model.parameters()])):
+                weight.data -= 0.5 * gradient
+            recorder.step(loss, lambda: model(x))
+            if loss < loss_is:
+                break
+
+    train_until = partial(until, 0.3)
+    assert_same_training(train_until, train_until, steps=None)
+    with pytest.raises(AssertionError, match=r"^training ends after another number of steps: \d+, expected \d+$"):
+        assert_same_training(partial(until, 0.4), train_until, steps=None)
+    with pytest.raises(AssertionError, match="training is different(.*\n)*.*where +step 1, "):
+        assert_same_training(partial(train_until, factor=1.01), train_until, steps=None)
+
+
+def test_an_error_of_a_training_is_no_verdict_and_is_told_in_a_line_with_its_source() -> None:
+    def failing(recorder: Recorder, dtype: torch.dtype) -> None:
+        train(recorder, dtype, loss=lambda z, t: 1 / 0 if recorder.steps_made == 5 else cross_entropy(z, t))
+
+    source = r"tests/test_testing_trainings.py:\d+: train.recorder, dtype, loss=lambda"
+    with pytest.raises(BadInput, match=f"^the training of seed 0 stopped after 5 steps .ZeroDivis.*; {source}") as told:
+        prove(failing)
+    assert "same_training.py" not in str(told.getrepr()) and "trained.py" not in str(told.getrepr())

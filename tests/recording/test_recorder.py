@@ -1,4 +1,7 @@
 import os
+import random
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -313,3 +316,12 @@ def test_a_probe_leaves_layers_that_do_more_than_set_a_flag_and_the_generator_as
     assert [layer.merged for layer in model] == [False, True] == [not layer.training for layer in model]
     assert recorder.trace.first_outputs.min() >= 1, "the probe saw merged layers"
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("name", "draw"), [("Python", random.random), ("NumPy", np.random.rand), ("", torch.rand)])
+def test_a_probe_that_moves_other_generators_is_warned_of(name: str, draw: Callable[..., Any]) -> None:
+    recorder = Recorder(steps=1)
+    with warnings.catch_warnings(record=True) as told:
+        recorder.step(0.0, lambda: torch.ones(2) + 0 * float(draw() if name else draw(())))
+    expected = [f"the probe drew random numbers of {name}, which moves those of the training"] if name else []
+    assert [str(warning.message).partition(":")[0] for warning in told] == expected

@@ -86,9 +86,7 @@ def test_runs_of_other_settings_or_outputs_are_refused_naming_them() -> None:
     wide.probes = {step: torch.ones(4, 100) for step in wide.probes}
     assert_refused(r"outputs of shape \[4, 100\]", [run("torch"), wide])
     other.probes = {3: other.probes.pop(2)}
-    message = (
-        r"^scratch: .* after \[3\] steps and torch: outputs of shape \[4, 3\] after \[0, 1, 2, 4\] steps; expected"
-    )
+    message = r"^scratch: outputs after \[3\] steps and torch: outputs after \[0, 1, 2, 4\] steps; expected some of"
     assert_refused(message, [run("torch"), other])
     del short.probes[0]
     assert len(pairs([run("torch"), short])) == 1, "the outputs before the first step are not needed"

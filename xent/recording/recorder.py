@@ -1,5 +1,8 @@
 """The recorder of a training, in anyone's loop or ours."""
 
+import pickle
+import random
+import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import nan
@@ -274,8 +277,12 @@ class Recorder:
     @torch.no_grad()
     def _record_probe(self, probe: Probe) -> None:
         trace = self.trace
+        before = _other_generators()
         with evaluating(*self._models), forked(accelerator()):
             outputs = probe()
+        if drawn := [name for name, state in _other_generators().items() if state != before[name]]:
+            what = f"the probe drew random numbers of {' and '.join(drawn)}, which moves those of the training"
+            warnings.warn(f"{what}: draw its inputs once, before the first step", stacklevel=3)
         is_tensor = isinstance(outputs, Tensor)
         kind = f"{outputs.dtype} of shape {list(outputs.shape)}" if is_tensor else type(outputs).__name__
         if not is_tensor or not outputs.is_floating_point() or outputs.numel() == 0:
@@ -295,6 +302,11 @@ class Recorder:
 
 def _no_outputs() -> Tensor:
     raise BadInput("finish() without outputs: call step() with a probe first")
+
+
+def _other_generators() -> dict[str, bytes]:
+    """The states of the generators that are not PyTorch's, which are put back."""
+    return {"Python": pickle.dumps(random.getstate()), "NumPy": pickle.dumps(np.random.get_state())}
 
 
 def captured_steps(where: int | Sequence[int] | None, steps: int | None) -> Container[int]:

@@ -253,6 +253,9 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         pair = judgement.pairs[0]
         if untried := [trial for trial in pair.reference.trials if trial not in pair.candidate.trials]:
             remarks.append(f"{name} was not tried on {_listed(untried)}: it raises an error there")
+        changes = {str(run.settings.get(by)) for run in (pair.candidate, pair.reference)}
+        if judgement.verdict is Verdict.IDENTICAL and len(changes) == 2:
+            remarks.append(f"{name} is bitwise identical to its reference: did the change take effect?")
         if judgement.casts:
             seen_through = "which was seen through: it computed in float64 all the way"
             remarks.append(f"{name} casts to {_listed(judgement.casts)}, {seen_through}")

@@ -140,9 +140,12 @@ def check_same_probes(trace: Trace, reference: Trace) -> None:
     """
     runs = trace, reference
     shapes = [list(run.first_outputs.shape) for run in runs]
-    if shapes[0] != shapes[1] or not any(step > 0 for step in trace.probes.keys() & reference.probes.keys()):
-        both = [f"{run.name}: outputs of shape {shape} after {[*run.probes]} steps" for run, shape in zip(runs, shapes)]
-        raise BadInput(f"{' and '.join(both)}; expected the same shape, and some of the same steps")
+    if shapes[0] != shapes[1]:
+        both = [f"{run.name}: outputs of shape {shape}" for run, shape in zip(runs, shapes)]
+        raise BadInput(f"{' and '.join(both)}; expected outputs of one shape")
+    if not any(step > 0 for step in trace.probes.keys() & reference.probes.keys()):
+        both = [f"{run.name}: outputs after {[*run.probes]} steps" for run in runs]
+        raise BadInput(f"{' and '.join(both)}; expected some of the same steps")
 
 
 def over_common_steps(pairs: list[Pair]) -> list[Pair]:
