@@ -1,4 +1,4 @@
-"""How small a mistake is seen, by precision, seeds and steps: python -m benchmarks.power [page=docs/own-training.md]
+"""How small a mistake is seen, by precision, seeds and steps: python -m benchmarks.power [page=docs/verdict.md]
 
 Trains the transformer of examples/ with label smoothing that ought not to be there, a mistake in the gradient of about
 its size. Judges it over one seed and over four, by two nudges, after 16 steps and after 128. Two minutes on two cores;
@@ -26,7 +26,7 @@ ERRORS: dict[torch.dtype, tuple[float, ...]] = {
     torch.bfloat16: (1e-3, 1e-2, 1e-1),
 }
 SEEDS, STEPS = (1, 4), (16, 128)
-BEGIN = "<!-- python -m benchmarks.power page=docs/own-training.md -->"
+BEGIN = "<!-- python -m benchmarks.power page=docs/verdict.md -->"
 
 
 def trained(error: float, dtype: torch.dtype, steps: int, seed: int, nudge: int = 0) -> Trace:

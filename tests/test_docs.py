@@ -1,8 +1,7 @@
 """What the lesson, docs/own-training.md and docs/where.md show is what is computed, recorded and judged now."""
 
 import re
-from collections.abc import Callable
-from functools import partial
+import runpy
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -25,8 +24,7 @@ from examples import transformer
 from tests.helpers.commands import PROJECT, compare_py
 from tests.helpers.runs import judged
 from xent.losses.impostors import temperature
-from xent.recording import Recorder
-from xent.testing import assert_same_training
+from xent.recording.trace import load
 from xent.training.validate_loss import Loss
 
 GALLERY = "## A gallery of impostors"
@@ -91,15 +89,15 @@ def test_the_example_of_where_it_begins_says_what_stands_there_and_passes_once_i
     exec(code.replace("        return self.proj(scaled_dot_product_attention(q, k, v))\n", mended), {})
 
 
-OWN_TRAINING = (DOCS / "own-training.md").read_text()
-IN_A_TEST, TEN_LINES, *_ = re.findall(r"^```python\n(.*?)^```$", OWN_TRAINING, re.MULTILINE | re.DOTALL)
+OWN_TRAINING, REFERENCE = ((DOCS / name).read_text() for name in ("own-training.md", "reference.md"))
+ONE_LINE, IN_A_TEST, TEN_LINES = re.findall(r"^```python\n(.*?)^```$", OWN_TRAINING, re.MULTILINE | re.DOTALL)
 X = torch.randn(512, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 POINTS = TensorDataset(X, (X[:, 0] + X[:, 1] > 0).long())
 
 
 def commands(word: str) -> list[list[str]]:
     """The lines of the block of commands that a word stands in, as words."""
-    blocks = re.findall(r"^```console\n(.*?)^```$", OWN_TRAINING, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```console\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL)
     (block,) = [code for code in blocks if word in code]
     return [line.split() for line in block.splitlines()]
 
@@ -109,18 +107,69 @@ def test_the_lines_for_a_test_suite_pass_and_fail() -> None:
         def __init__(self, attention: nn.Module) -> None:
             super().__init__(nn.Linear(8, 8), attention, nn.Linear(8, 2))
 
-    def train_step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        loss = cross_entropy(model(x.float()), y)
-        for weight, gradient in zip(model.parameters(), torch.autograd.grad(loss, [*model.parameters()])):
-            weight.data -= 0.1 * gradient
-        return loss
+        def loss(self, x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(self(x.float()), y)
 
-    names = {"Model": Model, "train_step": train_step, "fixed_inputs": X[:32].float(), "mine": nn.SiLU()}
+    names: dict[str, Any] = {"Model": Model, "fixed_inputs": X[:32].float(), "mine": nn.SiLU(), "torch": torch}
     names["batches"] = lambda steps: islice(DataLoader(POINTS, 16, shuffle=True), steps)
     code = IN_A_TEST.replace("steps=200", "steps=20")
     exec(code, names | {"theirs": nn.SiLU()})
     with pytest.raises(AssertionError, match="training is different"):
         exec(code, names | {"theirs": nn.GELU()})
+
+
+def test_the_line_for_a_loop_records_it(tmp_path: Path) -> None:
+    model = nn.Linear(8, 2).double()
+    names: dict[str, Any] = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    names |= {"fixed_inputs": X[:32], "folder": tmp_path, "settings": {"seed": 1}, "cross_entropy": cross_entropy}
+    exec(ONE_LINE, names | {"loader": DataLoader(POINTS, 16)})
+    trace = load(tmp_path)
+    assert (trace.step, [*trace.probes][-1]) == (32, 32) and trace.losses[-1] < trace.losses[0]
+
+
+PROGRAMS = {  # a correct change, and a mistake
+    "char_gpt": ("attention", ("flash", "manual"), "scale=1.03"),
+    "lightning_rings": ("normalise", ("layer", "by_hand"), "momentum=0.92"),
+    "hugging_face_llama": ("attention", ("sdpa", "eager"), "rope_theta=9000.0"),
+}
+
+
+def recorded_program(name: str, folder: Path) -> Path:
+    """A program of examples/ with the lines that the page adds to it, of which there are two."""
+    source = (PROJECT / "examples" / f"{name}.py").read_text()
+    (diff,) = re.findall(rf"^```diff\n--- examples/{name}\.py\n(.*?)^```$", OWN_TRAINING, re.MULTILINE | re.DOTALL)
+    assert diff.count("\n+") == 2
+    for hunk in filter(None, diff.split("@@\n")):
+        lines = hunk.splitlines()
+        before, after = ("\n".join(line[1:] for line in lines if line[0] != sign) for sign in "+-")
+        assert source.count(before) == 1
+        source = source.replace(before, after)
+    program = folder / "examples" / f"{name}.py"
+    program.parent.mkdir()
+    program.write_text(source.replace("Path(__file__).parents[1]", repr(PROJECT)).replace("PosixPath", "Path"))
+    return program
+
+
+@pytest.mark.extra
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_of_others_is_recorded_by_two_lines_and_judged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, (setting, (theirs, ours), mistake) = recorded_program(name, tmp_path), PROGRAMS[name]
+    monkeypatch.chdir(tmp_path)
+    runs = {f"{theirs}_{nudge}": [f"{setting}={theirs}", f"nudge={nudge}"] for nudge in (0, 1, 2)}
+    runs |= {ours: [f"{setting}={ours}"], "mistake": [f"{setting}={theirs}", mistake]}
+    for folder, arguments in runs.items():
+        monkeypatch.setattr("sys.argv", [program.name, f"out_dir=runs/{folder}", *arguments])
+        runpy.run_path(str(program), run_name="__main__")
+    references = [f"runs/{theirs}_{nudge}" for nudge in (0, 1, 2)]
+    same = compare_py("--by", setting, "--reference", theirs, *references, f"runs/{ours}")
+    assert (same.returncode, "Yes: " in same.stdout) == (0, True), same
+    key, _, value = mistake.partition("=")
+    default = {"scale": "1.0", "momentum": "0.9", "rope_theta": "10000.0"}[key]
+    different = compare_py("--by", key, "--reference", default, *references, "runs/mistake")
+    assert (different.returncode, f"{key}={value} differs from step" in different.stdout) == (1, True), different
 
 
 @pytest.mark.slow
@@ -173,53 +222,3 @@ def test_two_commits_recorded_by_ten_lines_are_compared(tmp_path: Path, monkeypa
     Path("runs/after_0/trace.npz").unlink()
     record(after, temperature)
     assert compare_py(*compare).returncode == 1
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)).double()
-
-
-def by_lightning(recorder: Recorder, loss: nn.Module, folder: Path) -> None:
-    from pytorch_lightning import LightningModule, Trainer
-
-    from examples.lightning_callback import Record
-
-    class Module(nn.Sequential, LightningModule):
-        def training_step(self, batch: list[Tensor]) -> Tensor:
-            return loss(self(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    quiet = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")} | {"logger": False}
-    options = {"max_steps": recorder.steps, "accelerator": "cpu", "default_root_dir": folder}
-    trainer = Trainer(callbacks=[Record(recorder, X[:32])], **options, **quiet)
-    trainer.fit(Module(*network()), DataLoader(POINTS, 16, shuffle=True))
-
-
-def by_transformers(recorder: Recorder, loss: nn.Module, folder: Path) -> None:
-    from transformers import TrainingArguments
-
-    from examples.hugging_face_trainer import RecordedTrainer
-
-    class Model(nn.Sequential):
-        def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-            logits = super().forward(x)
-            return {"logits": logits} if labels is None else {"loss": loss(logits, labels), "logits": logits}
-
-    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
-    options = {"max_steps": recorder.steps, "learning_rate": 0.01, "seed": recorder.seed, "max_grad_norm": 0.0}
-    arguments = TrainingArguments(str(folder), use_cpu=True, **options, **quiet)
-    rows = [{"x": x, "labels": label} for x, label in POINTS]
-    RecordedTrainer(recorder, {"x": X[:32]}, model=Model(*network()), args=arguments, train_dataset=rows).train()
-
-
-@pytest.mark.extra
-@pytest.mark.slow
-@pytest.mark.parametrize("train", [by_lightning, by_transformers])
-def test_the_loop_of_a_library_is_recorded(train: Callable[..., None], tmp_path: Path) -> None:
-    losses = xent.FusedCrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=1e-6), nn.CrossEntropyLoss()
-    right, wrong, reference = (partial(train, loss=loss, folder=tmp_path) for loss in losses)
-    assert_same_training(right, reference, steps=40, nudges=2)
-    with pytest.raises(AssertionError, match="training is different from training with the reference"):
-        assert_same_training(wrong, reference, steps=40, nudges=2)

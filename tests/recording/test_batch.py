@@ -74,6 +74,12 @@ def test_dataclasses_named_tuples_lists_arrays_and_attributes_keep_their_types()
     assert torch.equal(sample_marks(moved, 0, 3), marks[ORDER]) and marks.unique(dim=0).shape[0] == 3
 
 
+def test_a_tuple_of_tensors_of_as_many_samples_is_no_list_of_samples() -> None:
+    assert samples_of(((X, X), {}), 0) == 3 and reordered(((X, X), {}), 0, ORDER)[0][1].tolist() == IN_ORDER
+    assert samples_of({"pair": (X[:, 0], X)}, 0) == 3
+    assert samples_of(([X[0], X[1], X[2]], WORDS), 0) == 3, "a list is one, though its rows are as long as each other"
+
+
 def test_a_batch_of_text_alone_has_samples() -> None:
     assert reordered(WORDS, 0, ORDER) == ["c", "a", "b"] and samples_of(WORDS, 0) == 3
     assert reordered((WORDS, [1, 2, 3]), 0, ORDER) == (["c", "a", "b"], [3, 1, 2])

@@ -161,9 +161,11 @@ def test_a_recorder_takes_counts_an_integer_seed_one_nudge_and_a_folder_of_its_o
     for arguments in ({"steps": 0}, {"steps": 10.0}, {"nudge": -1}):
         with refused("steps=.*: expected an integer of 1 or more, or None, and one of 0 or more"):
             Recorder(**{"steps": 1} | arguments)
+    assert Recorder(steps=1, settings={"nudge": 2}).trace.settings["nudge"] == 2
     for settings in ({"nudge": 2}, {"seed": "one"}, {"seed": None}):
-        with refused("settings have .*: expected an integer seed, and the nudge as an argument of its own"):
-            Recorder(steps=1, settings=settings)
+        with refused("settings have .*: expected an integer seed, and the nudge that is given, if one is"):
+            Recorder(steps=1, settings=settings, nudge=0)
+    assert "out" not in Recorder(tmp_path, settings={"out": str(tmp_path)}).trace.settings, "as two runs differ in it"
     (tmp_path / "trace.npz").touch()
     with refused(f"{tmp_path} holds a finished run: delete its trace.npz, or give another folder"):
         Recorder(tmp_path, steps=1)

@@ -29,7 +29,7 @@ def samples_of(batch: Batch, dim: int) -> int:
         BadInput: the parts have different numbers of samples, there are none, or something of another type.
     """
     parts = list(parts_of(batch))
-    sizes = {_length(part, dim) for part in parts if _is_array(part)} or {len(part) for part in parts}
+    sizes = {_length(part, dim) for part in parts if _is_array(part)} or {_samples_in(part, dim) for part in parts}
     samples = next(iter(sizes)) if len(sizes) == 1 else 0
     for part in parts if samples else ():
         if not _is_array(part) and not is_list_of_samples(part, dim, samples):
@@ -98,6 +98,12 @@ def is_list_of_samples(part: Any, dim: int, samples: int) -> bool:
     if not isinstance(part, list | tuple) or len(part) != samples:
         return False
     return isinstance(part, list) or not all(_length(tensor, dim) == samples for tensor in tensors_of(part))
+
+
+def _samples_in(part: Any, dim: int) -> int:
+    """The samples of a list, which are its elements; or of a tuple of tensors that have as many each."""
+    lengths = {_length(tensor, dim) for tensor in tensors_of(part)} if isinstance(part, tuple) else set()
+    return lengths.pop() if len(lengths) == 1 else len(part)
 
 
 def _is_array(part: Any) -> bool:

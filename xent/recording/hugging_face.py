@@ -50,7 +50,10 @@ class Record(TrainerCallback):
             # The Trainer divides the sum of a whole step by this number, else each microbatch by its own.
             loop.adds_up = keywords.get("num_items_in_batch") is not None
             has_labels = inputs or any(name in keywords for name in args.label_names or ["labels"])
-            return loop.reorder((inputs, keywords)) if has_labels else None  # which must be reordered alike
+            if not has_labels:  # which must be reordered alike
+                return None
+            *inputs, keywords = loop.reorder([*inputs, keywords])
+            return tuple(inputs), keywords
 
         def take_loss(model: nn.Module, inputs: Any, outputs: Any) -> None:
             loss = outputs.get("loss") if hasattr(outputs, "get") else getattr(outputs, "loss", None)

@@ -21,7 +21,7 @@ def record(  # noqa: PLR0913  as Recorder
     folder: str | Path | None = None,
     steps: int | None = None,
     settings: Mapping[str, Any] | None = None,
-    nudge: int = 0,
+    nudge: int | None = None,
     where: int | Sequence[int] | None = None,
     run: Recorder | None = None,
 ) -> "LoopRecord":
@@ -138,7 +138,10 @@ class LoopRecord:
             self._close()
 
     def _reorder_inputs(self, module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
-        return self.reorder((inputs, keywords)) if _trains(module) else None
+        if not _trains(module):
+            return None
+        *inputs, keywords = self.reorder([*inputs, keywords])
+        return tuple(inputs), keywords
 
     def _take(self, module: nn.Module, loss: Tensor) -> None:
         if _trains(module):

@@ -55,7 +55,7 @@ class Recorder:
         *,
         steps: int | None = None,
         settings: Mapping[str, Any] | None = None,
-        nudge: int = 0,
+        nudge: int | None = None,
         where: int | Sequence[int] | None = None,
     ) -> None:
         """Begin to record a training.
@@ -66,8 +66,8 @@ class Recorder:
                 early.
             settings: everything that the training depends on: what you compare, the `seed`, and the `precision` if the
                 training computes in another type than its outputs have (`bfloat16` under autocast). The device, its
-                processor and PyTorch's version are added.
-            nudge: draws what must not matter; 0 changes nothing.
+                processor and PyTorch's version are added. A setting that is the folder is left out.
+            nudge: draws what must not matter; 0 changes nothing. Defaults to that of the settings, or to 0.
             where: the steps of which every tensor is captured, so that comparison can name the first one that differs:
                 the first 3 with `where=3`, these two with `where=[3, 100]`. In them `reorder` changes nothing. Matched
                 runs share it.
@@ -75,6 +75,7 @@ class Recorder:
         Raises:
             BadInput: the folder holds a finished run or cannot be made, or an argument is out of range.
         """
+        nudge = (settings or {}).get("nudge", 0) if nudge is None else nudge
         are_integers = all(type(number) is int for number in (nudge, 1 if steps is None else steps))  # and no bool
         if not are_integers or nudge < 0 or (steps is not None and steps < 1):
             expected = "expected an integer of 1 or more, or None, and one of 0 or more"
@@ -93,6 +94,9 @@ class Recorder:
         self._bits = stream("nudged weights", nudge)
         losses = torch.full((steps or BUFFER,), nan, dtype=torch.float64)
         self.trace = Trace(run_settings({**(settings or {}), **({"where": where} if where else {})}, nudge), losses)
+        of_folder = [key for key, value in self.trace.settings.items() if folder and str(value) == str(folder)]
+        for key in of_folder:  # where a run is written changes nothing in it
+            del self.trace.settings[key]
         if casts_seen_through() is not None:
             self.trace.settings["precision"] = "float64"
 
@@ -277,10 +281,10 @@ class Recorder:
     @torch.no_grad()
     def _record_probe(self, probe: Probe) -> None:
         trace = self.trace
-        before = _other_generators()
+        states = _other_generators()
         with evaluating(*self._models), forked(accelerator()):
             outputs = probe()
-        if drawn := [name for name, state in _other_generators().items() if state != before[name]]:
+        if drawn := [name for name, state in _other_generators().items() if state != states[name]]:
             what = f"the probe drew random numbers of {' and '.join(drawn)}, which moves those of the training"
             warnings.warn(f"{what}: draw its inputs once, before the first step", stacklevel=3)
         is_tensor = isinstance(outputs, Tensor)

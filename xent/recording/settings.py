@@ -41,7 +41,7 @@ def run_settings(settings: Mapping[str, Any], nudge: int) -> dict[str, Any]:
     flat = {"seed": 0} | flat_settings(settings)
     if not isinstance(flat["seed"], int) or flat.get("nudge", nudge) != nudge:
         wrong = {key: flat[key] for key in ("seed", "nudge") if key in flat}
-        raise BadInput(f"settings have {wrong}: expected an integer seed, and the nudge as an argument of its own")
+        raise BadInput(f"settings have {wrong}: expected an integer seed, and the nudge that is given, if one is")
     return flat | {"nudge": nudge}
 
 
