@@ -48,7 +48,9 @@ def trainings(text: str) -> list[str]:
     return re.findall(r"^[# ]*(python train\.py(?: \S+)*?)(?:  .*)?$", text, re.MULTILINE)
 
 
+IN_TEST_DOCS = "--by variant", "--by machine.torch", "--by commit"  # with what comes before them
 CONSOLE = [block for page in PAGES if page.name != "own-training.md" for block in blocks(page, "console")]
+CONSOLE = [block for block in CONSOLE if not any(words in block for words in IN_TEST_DOCS)]
 COMPARED = [block for block in CONSOLE if "xent.compare" in block]
 COMMANDS = [line.replace(TORCHRUN, "python ") for block in CONSOLE if block not in COMPARED for line in commands(block)]
 EXAMPLES = [example for example in trainings(HELP.read_text()) if "[" not in example]

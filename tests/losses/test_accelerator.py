@@ -12,7 +12,7 @@ import xent
 from tests.helpers.accelerators import Operations, waits
 from tests.helpers.drop_ins import ARGUMENTS, FUNCTIONS, Call, Loss, logits_and_target, probabilities_for
 from xent.losses.impostors import MISTAKES, MISTAKES_IN_IGNORING
-from xent.testing import assert_same_learning, same_learning
+from xent.testing import assert_same_learning
 
 pytestmark = pytest.mark.accelerator
 DROP_INS = FUNCTIONS | {"torch": cross_entropy}
@@ -72,11 +72,10 @@ def test_a_loss_is_that_of_the_cpu_waits_for_nothing_and_loops_over_nothing(name
 
 
 @pytest.mark.slow
-def test_the_one_line_proof(accelerator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_one_line_proof(accelerator: str) -> None:
     def wrong_on_the_device(logits: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(logits, target) * (1 + 1e-9 * (logits.device.type == accelerator))
 
-    monkeypatch.setattr(same_learning, "STEPS", 64)
-    assert_same_learning(xent.CrossEntropyLossFromScratch(), device=accelerator)
+    assert_same_learning(xent.CrossEntropyLossFromScratch(), device=accelerator, steps=64)
     with pytest.raises(AssertionError, match="different"):
-        assert_same_learning(wrong_on_the_device, device=accelerator)
+        assert_same_learning(wrong_on_the_device, device=accelerator, steps=64)

@@ -1,122 +1,34 @@
-"""Callbacks for the loops of others, whose records are judged: a correct change, a mistake, accumulation, resuming."""
+"""Callbacks for the loops of others, whose records are judged: a correct change, a mistake, accumulation, processes."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 
 import xent
-from xent.recording import Recorder, record
+from tests.helpers.commands import command, compare_py
+from tests.helpers.frameworks import FRAMEWORKS
 from xent.recording.trace import load
 from xent.testing import assert_same_training
 
 pytestmark = pytest.mark.extra
 
-X = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
-POINTS = TensorDataset(X, (X[:, 0] + X[:, 1] > 0).long())
-FIXED = X[:32]
-Loss = Callable[..., Tensor]
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
-
-
-def by_lightning(run: Recorder | None, loss: Loss, root: Path, parts: int = 1, **more: Any) -> None:
-    from pytorch_lightning import LightningModule, Trainer
-
-    from xent.recording.lightning import Record
-
-    class Module(nn.Sequential, LightningModule):
-        def training_step(self, batch: list[Tensor]) -> dict[str, Tensor]:
-            return {"loss": loss(self(batch[0]), batch[1])}
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    quiet = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")} | {"logger": False}
-    steps = {"max_steps": run.steps if run else 24, "accumulate_grad_batches": parts}
-    callback = Record(lambda module: module(FIXED), run, **more)
-    trainer = Trainer(callbacks=[callback], accelerator="cpu", default_root_dir=root, **steps, **quiet)
-    trainer.fit(Module(*network()), DataLoader(POINTS, 16, shuffle=True))
-    assert not [name for name in vars(trainer.lightning_module) if name == "training_step"]
-
-
-def by_hugging_face(run: Recorder | None, loss: Loss, root: Path, parts: int = 1, **more: Any) -> None:
-    from transformers import Trainer, TrainingArguments
-
-    from xent.recording.hugging_face import Record
-
-    class Model(nn.Sequential):
-        def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-            logits = super().forward(x)
-            return {"logits": logits} if labels is None else {"loss": loss(logits, labels), "logits": logits}
-
-    quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-    steps = {"max_steps": run.steps if run else 24, "gradient_accumulation_steps": parts}
-    seed = {"seed": run.seed if run else 0, "per_device_train_batch_size": 16, "max_grad_norm": 0.0}
-    arguments = TrainingArguments(str(root), learning_rate=0.01, **steps, **seed, **quiet)
-    rows = [{"x": x, "labels": label} for x, label in POINTS]
-    callback = Record(lambda model: model(FIXED)["logits"], run, **more)
-    Trainer(Model(*network()), arguments, train_dataset=rows, callbacks=[callback]).train()
-
-
-def by_skorch(run: Recorder | None, loss: Loss, root: Path, parts: int = 1, **more: Any) -> None:
-    from skorch import NeuralNet
-
-    from xent.recording.skorch import Record
-
-    class Criterion(nn.Module):
-        def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-            return loss(logits, target)
-
-    callback = Record(lambda module: module(FIXED), run, **more)
-    options = {"batch_size": 16, "iterator_train__shuffle": True, "train_split": None, "verbose": 0}
-    epochs = {"max_epochs": -(-(run.steps if run else 32) // 32), "lr": 0.1}
-    NeuralNet(network, Criterion, callbacks=[("record", callback)], **epochs, **options).fit(X, POINTS.tensors[1])
-
-
-def by_accelerate(run: Recorder | None, loss: Loss, root: Path, parts: int = 1, **more: Any) -> None:
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=parts)
-    model = network()
-    optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(POINTS, 16, shuffle=True)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    with record(model, optimizer, probe=lambda: model(FIXED), run=run, **more) as loop:
-        for _ in range(parts):
-            for x, y in loop.batches(loader):
-                with accelerator.accumulate(model):
-                    value = loss(model(x), y)
-                    accelerator.backward(value)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    loop.loss(value)
-
-
-FRAMEWORKS = [by_lightning, by_hugging_face, by_skorch, by_accelerate]
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train", FRAMEWORKS)
-def test_the_loop_of_a_framework_is_judged_and_left_as_it_was(train: Callable[..., None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_loop_of_a_framework_is_judged_and_left_as_it_was(name: str, tmp_path: Path) -> None:
     losses = xent.FusedCrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=1e-6), nn.CrossEntropyLoss()
-    right, wrong, reference = (partial(train, loss=loss, root=tmp_path) for loss in losses)
+    right, wrong, reference = (partial(FRAMEWORKS[name], loss=loss, root=tmp_path) for loss in losses)
     assert_same_training(right, reference, steps=32, nudges=2)
     with pytest.raises(AssertionError, match="training is different(.*\n)*.*where +step 1, "):
         assert_same_training(wrong, reference, steps=32, nudges=2)
 
 
-@pytest.mark.parametrize("train", FRAMEWORKS)
-def test_a_framework_leaves_a_trace_of_each_step_whose_loss_is_the_mean_of_its_microbatches(
-    train: Callable[..., None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_each_step_is_recorded_with_the_mean_of_the_losses_of_its_microbatches(name: str, tmp_path: Path) -> None:
     seen: list[float] = []
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -124,10 +36,21 @@ def test_a_framework_leaves_a_trace_of_each_step_whose_loss_is_the_mean_of_its_m
         seen.append(value.item())
         return value
 
-    parts = 1 if train is by_skorch else 2
-    train(None, loss, tmp_path, parts, folder=tmp_path / "run", settings={"seed": 0})
+    parts = 1 if name == "skorch" else 2
+    FRAMEWORKS[name](None, loss, tmp_path, parts, folder=tmp_path / "run", settings={"seed": 0})
     trace = load(tmp_path / "run")
     assert trace.step * parts == len(seen) and max(trace.probes) == trace.step
     expected = torch.tensor(seen, dtype=torch.float64).view(-1, parts).mean(1)
     torch.testing.assert_close(trace.losses, expected, rtol=1e-6, atol=0)
     assert "batch 1" in trace.fingerprints and "first weights" in trace.fingerprints
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FRAMEWORKS if name != "skorch"])  # which has one process
+def test_several_processes_of_a_framework_are_one_run(name: str, tmp_path: Path) -> None:
+    torchrun = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"
+    result = command(*torchrun, "-m", "tests.helpers.frameworks", name, str(tmp_path), OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    references = [tmp_path / f"torch_{nudge}" for nudge in (0, 1, 2)]
+    assert compare_py(*references, tmp_path / "fused_0").returncode == 0
+    assert compare_py(*references, tmp_path / "smoothed_0").returncode == 1

@@ -54,6 +54,9 @@ class Record(Callback):
 
         pl_module.training_step = recorded  # type: ignore[method-assign]
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._loop.close_step()  # before a strategy lets `forward` mean `training_step`, which the probe must not call
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         del pl_module.training_step
         self._loop.finish()

@@ -103,7 +103,7 @@ class LoopRecord:
 
     def reorder(self, *batch: Any, dim: int = 0) -> Any:
         """A batch in the order of the nudge; see `Recorder.reorder`."""
-        self._close()
+        self.close_step()
         return self.recorder.reorder(*batch, dim=dim)
 
     def batches(self, loader: Iterable[Any], dim: int = 0) -> Iterator[Any]:
@@ -118,7 +118,7 @@ class LoopRecord:
             BadInput: a step was made of which no loss was handed over; or see `Recorder.finish`.
         """
         self.stop()
-        self._close()
+        self.close_step()
         if self._finishes:
             self.recorder.finish()
 
@@ -135,7 +135,7 @@ class LoopRecord:
 
     def _before_forward(self, module: nn.Module, inputs: Any) -> None:
         if _trains(module):
-            self._close()
+            self.close_step()
 
     def _reorder_inputs(self, module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
         if not _trains(module):
@@ -148,13 +148,17 @@ class LoopRecord:
             self.loss(loss)
 
     def _after_step(self, *_: Any) -> None:
-        self._close()  # a step made without a forward pass
+        self.close_step()  # a step made without a forward pass
         self._is_made = True
         if self._knows_all_losses and self.recorder.steps_made + 1 == self.recorder.steps:
             self.finish()
 
-    def _close(self) -> None:
-        """Record the step that was made, if there is one: all of its losses are there."""
+    def close_step(self) -> None:
+        """Record the step that was made, if there is one: all of its losses are there.
+
+        Raises:
+            BadInput: there is no loss of it.
+        """
         if not self._is_made:
             return
         if not self._losses:

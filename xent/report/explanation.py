@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
         step: that step.
         value: of the candidate.
         expected_value: of the reference.
-        gradient: the candidate's, with respect to the logits.
+        gradient: the candidate's, with respect to the logits. It and all that follows is on the CPU.
         expected_gradient: the reference's.
         probabilities: the softmax of the logits.
         target: class indices `[batch, 1, *places]`; None if targets are probabilities.

@@ -309,9 +309,9 @@ def _evidence(ours: Loss, theirs: Loss, task: Task, last: int) -> Evidence:
         value, gradient = value_and_gradient(ours, logits, target)
         expected, expected_gradient = value_and_gradient(theirs, logits, target)
         error = (gradient - expected_gradient).norm() / expected_gradient.norm() + abs(value / expected - 1)
-        indices = None if task.probabilities else target.clamp(0, task.classes - 1)[:, None]
-        values, gradients = (value.item(), expected.item()), (gradient, expected_gradient)
-        both = Evidence(len(evidence) + 1, *values, *gradients, logits.softmax(1), indices)
+        indices = None if task.probabilities else target.cpu().clamp(0, task.classes - 1)[:, None]
+        values, gradients = (value.item(), expected.item()), (gradient.cpu(), expected_gradient.cpu())
+        both = Evidence(len(evidence) + 1, *values, *gradients, logits.softmax(1).cpu(), indices)
         evidence.append((float(error.nan_to_num(torch.inf)), both))
         return theirs(logits, target)
 
