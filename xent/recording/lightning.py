@@ -61,6 +61,10 @@ class Record(Callback):
         del pl_module.training_step
         self._loop.finish()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if vars(pl_module).pop("training_step", None):
+            self._loop.stop()
+
     def state_dict(self) -> dict[str, Any]:
         return self._recorder.state_dict()
 
