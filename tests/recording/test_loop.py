@@ -1,6 +1,8 @@
 """`record`: a loop of one's own leaves the trace that a Recorder called by hand would leave, however it is written."""
 
+import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,24 @@ def test_one_line_records_a_model_that_returns_its_loss(nudge: int, tmp_path: Pa
         model(FIXED)
     assert bitwise_identical(load(tmp_path), by_hand(nudge))
     assert not model._forward_hooks and not optimizer._optimizer_step_post_hooks
+
+
+def test_a_copy_of_the_model_and_a_saved_one_record_nothing() -> None:
+    def copying(run: LoopRecord, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for x, y in run.batches(batches()):
+            loss = cross_entropy(model(x), y)
+            run.loss(loss)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            for copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):
+                assert torch.equal(copy(x), model(x)), "which is a forward pass of a training step for neither"
+
+    model, optimizer = parts()
+    arguments: dict[str, Any] = {"steps": STEPS, "probe": lambda: model(FIXED)}
+    with record(model, optimizer, **arguments) as run:
+        copying(run, model, optimizer)
+    assert bitwise_identical(run.recorder.trace, by_hand())
 
 
 def test_a_step_without_a_loss_is_refused_and_a_training_that_fails_leaves_no_trace_and_no_hook(tmp_path: Path) -> None:

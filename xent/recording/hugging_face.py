@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from xent.recording.loop import LoopRecord
+from xent.recording.loop import Hook, LoopRecord
 from xent.recording.recorder import Recorder
 
 
@@ -61,8 +61,8 @@ class Record(TrainerCallback):
                 self.loss(loss)
 
         loop.follow([model], others["optimizer"])
-        self._hooks.callback(model.register_forward_pre_hook(in_order, with_kwargs=True).remove)
-        self._hooks.callback(model.register_forward_hook(take_loss).remove)
+        self._hooks.callback(model.register_forward_pre_hook(Hook(in_order), with_kwargs=True).remove)
+        self._hooks.callback(model.register_forward_hook(Hook(take_loss)).remove)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self._hooks.close()

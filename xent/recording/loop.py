@@ -86,9 +86,10 @@ class LoopRecord:
         first, *others = models
         self._knows_all_losses = loss is not None
         if loss:
-            self._hooks.append(first.register_forward_pre_hook(self._reorder_inputs, with_kwargs=True))
-            self._hooks.append(first.register_forward_hook(lambda module, _, output: self._take(module, loss(output))))
-        self._hooks += [module.register_forward_pre_hook(self._before_forward) for module in (first, *others)]
+            self._hooks.append(first.register_forward_pre_hook(Hook(self._reorder_inputs), with_kwargs=True))
+            take = Hook(lambda module, _, output: self._take(module, loss(output)))
+            self._hooks.append(first.register_forward_hook(take))
+        self._hooks += [module.register_forward_pre_hook(Hook(self._before_forward)) for module in (first, *others)]
         # Accelerate's optimizer has no hooks, and holds the one that makes the steps.
         self._hooks.append(getattr(optimizer, "optimizer", optimizer).register_step_post_hook(self._after_step))
 
@@ -167,6 +168,19 @@ class LoopRecord:
         losses = torch.stack([loss.reshape(()) for loss in self._losses])
         self._losses, self._is_made = [], False
         self.recorder.step(losses.sum() if self.adds_up else losses.mean(), self._probe)
+
+
+class Hook:
+    """Calls a function. A copy of it, or a saved one, as of the model that it is in, calls nothing."""
+
+    def __init__(self, function: Callable[..., Any] | None) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments) if self._function else None
+
+    def __reduce__(self) -> Any:
+        return Hook, (None,)
 
 
 def _trains(module: nn.Module) -> bool:
