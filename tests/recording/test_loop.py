@@ -36,13 +36,19 @@ FIXED = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
 Loop = Callable[[LoopRecord, nn.Module, torch.optim.Optimizer], None]
 
 
-def before(run: LoopRecord, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def before(
+    run: LoopRecord,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    after_step: Callable[[Tensor], None] = lambda x: None,
+) -> None:
     for x, y in run.batches(batches()):
         loss = cross_entropy(model(x), y)
         run.loss(loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        after_step(x)
 
 
 def after(run: LoopRecord, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -175,20 +181,14 @@ def test_one_line_records_a_model_that_returns_its_loss(nudge: int, tmp_path: Pa
 
 
 def test_a_copy_of_the_model_and_a_saved_one_record_nothing() -> None:
-    def copying(run: LoopRecord, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        for x, y in run.batches(batches()):
-            loss = cross_entropy(model(x), y)
-            run.loss(loss)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            for copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):
-                assert torch.equal(copy(x), model(x)), "which is a forward pass of a training step for neither"
-
     model, optimizer = parts()
-    arguments: dict[str, Any] = {"steps": STEPS, "probe": lambda: model(FIXED)}
-    with record(model, optimizer, **arguments) as run:
-        copying(run, model, optimizer)
+
+    def call_copies(x: Tensor) -> None:
+        for copy in (deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(copy(x), model(x)), "which is a forward pass of a training step for neither"
+
+    with record(model, optimizer, steps=STEPS, probe=lambda: model(FIXED)) as run:
+        before(run, model, optimizer, call_copies)
     assert bitwise_identical(run.recorder.trace, by_hand())
 
 

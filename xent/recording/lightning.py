@@ -21,28 +21,19 @@ class Record(Callback):
     def __init__(
         self, probe: Callable[[LightningModule], Tensor], run: Recorder | None = None, **arguments: Any
     ) -> None:
-        """Begin to record.
-
-        Args:
-            probe: takes the module and returns the outputs by which runs are compared; see `Recorder.step`.
-            run: a recorder, as in `assert_same_training`, which finishes it.
-            arguments: those of a new `Recorder` in its place: `folder`, `settings`, `nudge` and others.
-
-        Raises:
-            BadInput: see `Recorder`.
-        """
-        self._recorder, self._finishes, self._probe = run or Recorder(**arguments), run is None, probe
+        """Begin to record; see `LoopRecord`, whose probe takes the module here."""
+        self._loop = LoopRecord(lambda: probe(self._module), run, **arguments)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             if not pl_module.automatic_optimization:
                 raise BadInput("the module optimizes by hand: record its loop with xent.recording.record")
-            self._recorder.nudge(pl_module)  # before a checkpoint is loaded
+            self._module = pl_module
+            self._loop.recorder.nudge(pl_module)  # before a checkpoint is loaded
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loop = loop = LoopRecord(self._recorder, lambda: self._probe(pl_module), self._finishes)
-        loop.follow([pl_module], trainer.optimizers[-1])
-        training_step = pl_module.training_step
+        self._loop.follow([pl_module], trainer.optimizers[-1])
+        loop, training_step = self._loop, pl_module.training_step
 
         @wraps(training_step)
         def recorded(batch: Any, *rest: Any, **keywords: Any) -> Any:
@@ -66,7 +57,7 @@ class Record(Callback):
             self._loop.stop()
 
     def state_dict(self) -> dict[str, Any]:
-        return self._recorder.state_dict()
+        return self._loop.recorder.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._recorder.load_state_dict(state_dict)
+        self._loop.recorder.load_state_dict(state_dict)

@@ -57,11 +57,10 @@ def record(  # noqa: PLR0913  as Recorder
     Raises:
         BadInput: see `Recorder`.
     """
-    recorder = run or Recorder(folder, steps=steps, settings=settings, nudge=nudge, where=where)
+    loop = LoopRecord(probe, run, folder=folder, steps=steps, settings=settings, nudge=nudge, where=where)
     models = [model] if isinstance(model, nn.Module) else list(model)
     for module in models:
-        recorder.nudge(module)
-    loop = LoopRecord(recorder, probe, finishes=run is None)
+        loop.recorder.nudge(module)
     loop.follow(models, optimizer, loss)
     return loop
 
@@ -74,9 +73,19 @@ class LoopRecord:
         adds_up: whether the losses of microbatches are added up, in place of their mean.
     """
 
-    def __init__(self, recorder: Recorder, probe: Probe, finishes: bool) -> None:
-        self.recorder, self.adds_up = recorder, False
-        self._probe, self._finishes, self._hooks = probe, finishes, list[Any]()
+    def __init__(self, probe: Probe, run: Recorder | None = None, **arguments: Any) -> None:
+        """Begin to record.
+
+        Args:
+            probe: see `Recorder.step`.
+            run: a recorder, which its owner finishes.
+            arguments: those of a new `Recorder` in its place.
+
+        Raises:
+            BadInput: see `Recorder`.
+        """
+        self.recorder, self.adds_up = run or Recorder(**arguments), False
+        self._probe, self._finishes, self._hooks = probe, run is None, list[Any]()
         self._losses, self._is_made, self._knows_all_losses = list[Tensor](), False, False
 
     def follow(
@@ -86,7 +95,7 @@ class LoopRecord:
         first, *others = models
         self._knows_all_losses = loss is not None
         if loss:
-            self._hooks.append(first.register_forward_pre_hook(Hook(self._reorder_inputs), with_kwargs=True))
+            self._hooks.append(first.register_forward_pre_hook(Hook(self.reorder_inputs), with_kwargs=True))
             take = Hook(lambda module, _, output: self._take(module, loss(output)))
             self._hooks.append(first.register_forward_hook(take))
         self._hooks += [module.register_forward_pre_hook(Hook(self._before_forward)) for module in (first, *others)]
@@ -106,6 +115,13 @@ class LoopRecord:
         """A batch in the order of the nudge; see `Recorder.reorder`."""
         self.close_step()
         return self.recorder.reorder(*batch, dim=dim)
+
+    def reorder_inputs(self, module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
+        """A hook before a forward pass, in which what the module is called with is the batch."""
+        if not trains(module):
+            return None
+        *inputs, keywords = self.reorder([*inputs, keywords])
+        return tuple(inputs), keywords
 
     def batches(self, loader: Iterable[Any], dim: int = 0) -> Iterator[Any]:
         """The batches of a loader, each in the order of the nudge."""
@@ -135,17 +151,11 @@ class LoopRecord:
         self.finish() if kind is None else self.stop()
 
     def _before_forward(self, module: nn.Module, inputs: Any) -> None:
-        if _trains(module):
+        if trains(module):
             self.close_step()
 
-    def _reorder_inputs(self, module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> Any:
-        if not _trains(module):
-            return None
-        *inputs, keywords = self.reorder([*inputs, keywords])
-        return tuple(inputs), keywords
-
     def _take(self, module: nn.Module, loss: Tensor) -> None:
-        if _trains(module):
+        if trains(module):
             self.loss(loss)
 
     def _after_step(self, *_: Any) -> None:
@@ -183,6 +193,6 @@ class Hook:
         return Hook, (None,)
 
 
-def _trains(module: nn.Module) -> bool:
+def trains(module: nn.Module) -> bool:
     """Whether a forward pass is one of a training step, and not of an evaluation."""
     return torch.is_grad_enabled() and module.training
