@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -40,6 +41,7 @@ def train(run: Run) -> None:
         Stopped: the run had to stop; its last checkpoint is kept.
     """
     make_deterministic(run.device)
+    torch.set_num_threads(run.threads)
     with process_group(run), checkpoint.locked(run.folder):
         saved = from_rank_0(checkpoint.load(run.folder) if rank() == 0 else None)
         changed = checkpoint.changed_settings(saved, run.settings, run.folder) if saved else {}

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from torch.utils.tensorboard.summary import hparams
 
 from xent.cli.build import build_reference
 from xent.cli.compose import Run
+from xent.cli.distributed import tell
+from xent.cli.progress import progress
 from xent.cli.schema import OnNonfinite
-from xent.cli.terminal import progress
 from xent.recording.files import cannot_write
 from xent.recording.processes import rank, world_size
 from xent.recording.trace import learned
@@ -54,7 +54,10 @@ def accompanied(
             return
         if saved is None:
             checkpoint.save(run.folder, training, run.overrides)
-        with _events(run, recorder.trace.settings, first + bool(saved)) as write, progress(run, recorder.steps) as show:
+        with (
+            _events(run, recorder.trace.settings, first + bool(saved)) as write,
+            progress(run, first, recorder.steps) as show,
+        ):
 
             def after_step(step: Step) -> None:
                 number, trace = step.number, recorder.trace
@@ -73,7 +76,7 @@ def accompanied(
                 if interrupted():
                     raise KeyboardInterrupt
                 if number == steps_per_epoch and not learned(trace.losses[:number]):
-                    print(f"the loss did not fall in {number} steps: this training learns nothing", file=sys.stderr)
+                    tell(f"the loss did not fall in {number} steps: this training learns nothing")
 
             yield after_step
 

@@ -12,6 +12,7 @@ import yaml
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.utils import to_absolute_path
+from joblib import cpu_count  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
 from xent.cli.schema import GROUPS, Config, Precision, validated
@@ -26,7 +27,9 @@ IMPOSTORS = {f"impostor/{name}": {"_target_": "xent.losses.impostors.Impostor", 
 IMPOSTORS["impostor/mean_of_means"] = {"_target_": "xent.losses.impostors.MeanOfMeans"}
 PYTORCHS_ARGUMENTS = inspect.signature(torch.nn.CrossEntropyLoss).parameters
 # Settings that do not change what a run computes.
-NO_EFFECT = ("log_every", "test_every", "checkpoint_every", "on_nonfinite", "data.root", "timeout")
+NO_EFFECT = ("log_every", "test_every", "checkpoint_every", "on_nonfinite", "data.root", "timeout", "threads")
+PYTORCHS_THREADS = torch.get_num_threads()
+MOST_AT_A_TIME = 8  # runs of a sweep, each of which takes up to a gigabyte
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Run:
         overrides: the command line that it was composed from.
         folder: where it is recorded.
         is_swept: whether it is one of a sweep.
+        threads: how many compute it on the CPU.
         dtype: of the weights and the data.
         loss_dtype: the type of the logits that the loss gets; None for the type that the model computes.
     """
@@ -49,6 +53,7 @@ class Run:
     folder: Path
     is_swept: bool
     device: torch.device
+    threads: int
     dtype: torch.dtype
     loss_dtype: torch.dtype | None
 
@@ -60,6 +65,7 @@ def register() -> None:
     for name, node in IMPOSTORS.items():
         store.store(group="loss/impostor", name=name.partition("/")[2], node=node)
     OmegaConf.register_new_resolver("project", lambda: str(CONFIGS.parent), replace=True)
+    OmegaConf.register_new_resolver("cores", lambda: min(cpu_count(), MOST_AT_A_TIME), replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("impostors", lambda: ",".join(f"impostor/{m}" for m in MISTAKES), replace=True)
 
@@ -98,9 +104,11 @@ def compose_run(cfg: DictConfig, hydra: HydraConf, folder: Path, is_swept: bool)
     flat = {group: choices[group] for group in GROUPS} | flat_settings(container | {"loss": loss})
     settings = {key: value for key, value in flat.items() if key not in NO_EFFECT}
     settings |= {"processes": int(os.environ.get("WORLD_SIZE", 1)), "device": str(device)} | machine_settings(device)
+    threads = config.threads or min(PYTORCHS_THREADS, cpu_count())  # which are fewer under a container's limit
+    settings["machine.threads"] = threads if device.type == "cpu" else 0
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32
     loss_dtype = getattr(torch, config.loss_precision.name) if config.loss_precision is not config.precision else None
-    return Run(config, settings, overrides, folder, is_swept, device, dtype, loss_dtype)
+    return Run(config, settings, overrides, folder, is_swept, device, threads, dtype, loss_dtype)
 
 
 def _refuse_half_a_sweep(hydra: HydraConf) -> None:

@@ -12,6 +12,7 @@ from torch import distributed
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from xent.cli.compose import Run
+from xent.cli.progress import ERASE
 from xent.recording.errors import BadInput, Stopped
 
 # Seconds before processes part. PyTorch 2.6 joins gloo's threads with the GIL held, and hangs if one of them waits for
@@ -77,4 +78,4 @@ def from_rank_0(value: Any) -> Any:
 def tell(message: object) -> None:
     """Print on standard error, on rank 0 alone."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(message, file=sys.stderr)
+        print(f"{ERASE if sys.stderr.isatty() else ''}{message}", file=sys.stderr)

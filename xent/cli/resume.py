@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,12 @@ def _is_harmless(override: str) -> bool:
 def how_to_resume(folder: Path) -> str:
     """How to resume the run, or the sweep, in a folder, as advice to print."""
     is_sweep, job = (folder / SWEEP).exists(), HydraConfig.get() if HydraConfig.initialized() else None
+    words = [f"resume={shown(folder)}"]
     if is_sweep or (job and not all(map(_is_harmless, job.overrides.task))):
-        return f"to go on: the same command with hydra.{'sweep' if is_sweep else 'run'}.dir={shown(folder)}"
-    return f"to go on: {shlex.join(['python', 'train.py', f'resume={shown(folder)}'])}"
+        key = f"hydra.{'sweep' if is_sweep else 'run'}.dir="
+        given = sys.argv[1:] if is_sweep or not job else [*job.overrides.hydra, *job.overrides.task]
+        words = [*(word for word in given if not word.startswith(key)), f"{key}{shown(folder)}"]
+    return f"to go on: {shlex.join(['python', 'train.py', *words])}"
 
 
 def is_finished(run: Run, saved: dict[str, Any] | None, changed: dict[str, Any]) -> bool:
@@ -68,7 +72,8 @@ def is_finished(run: Run, saved: dict[str, Any] | None, changed: dict[str, Any])
         return False
     if saved is None:
         raise BadInput(f"{run.folder} holds a {FILE} and no {checkpoint.FILE} to resume from: give another folder")
-    print(f"{shown(run.folder)} is finished, after {load(run.folder).step} steps")
+    if not run.is_swept:  # a sweep says first how many are
+        print(f"{shown(run.folder)} is finished, after {load(run.folder).step} steps")
     return True
 
 

@@ -38,6 +38,7 @@ class Config:
     data: Data
     optimizer: dict[str, Any]
     device: str
+    threads: int | None
     precision: Precision
     loss_precision: Precision
     channels_last: bool

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import build_tried_loss, try_optimizer
 from xent.cli.compose import compose_run
-from xent.cli.terminal import Sweep, errors_of_a_job
+from xent.cli.progress import ERASE, Sweep, show_sweep
+from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
 from xent.training.datasets import read
 
@@ -31,8 +32,6 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
         SystemExit: a run is wrong; the reason is printed in one line.
     """
     folder = Path(config.hydra.sweep.dir)
-    keys = tuple(override.partition("=")[0] for override in jobs[0])
-    swept = tuple(key for key, *values in zip(keys, *jobs) if len({*values}) > 1)
     tried_values, tried_combinations = set[str](), set[tuple[str, ...]]()
     with errors_of_a_job(folder, is_swept=True):
         if "RANK" in os.environ:
@@ -47,13 +46,17 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
             cfg = compose(list(overrides))
             with open_dict(cfg):
                 hydra = cfg.pop("hydra")
-            run = compose_run(cfg, hydra, folder, is_swept=True)
-            images, _ = read(run.config.data.dataset, Path(run.config.data.root))
-            build_tried_loss(run, images.classes)
-            try_optimizer(run)
-    vars(Sweep()).update(runs=len(jobs), keys=swept, folder=folder)
-    alike = " ".join(f"{key}={run.settings[key]}" for key in ("model", "data", "device") if key not in swept)
-    print(f"{len(jobs)} runs of {alike} in {os.path.relpath(folder)}", flush=True)
+            tried = compose_run(cfg, hydra, folder, is_swept=True)
+            images, _ = read(tried.config.data.dataset, Path(tried.config.data.root))
+            build_tried_loss(tried, images.classes)
+            try_optimizer(tried)
+    runs = [tuple(word for word in job if not word.lstrip("+~").startswith(("hydra.", "hydra/"))) for job in jobs]
+    Sweep().begin(tuple(runs), folder)
+    swept = {word.partition("=")[0] for run in runs for word in Sweep().name(run).split()}
+    alike = " ".join(f"{key}={tried.settings[key]}" for key in ("model", "data", "device") if key not in swept)
+    earlier = f", {Sweep().earlier} of them finished" if Sweep().earlier else ""
+    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} of {alike} in {os.path.relpath(folder)}{earlier}", flush=True)
+    show_sweep()
 
 
 @dataclass
@@ -75,6 +78,8 @@ class CompareRuns(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.by is None:
             return
+        if sys.stdout.isatty():
+            print(ERASE, end="", flush=True)
         from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
 
         folder = Path(config.hydra.sweep.dir)

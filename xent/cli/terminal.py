@@ -1,72 +1,29 @@
-"""What a person sees in the terminal: start, progress and result of a run, and every error in one line."""
+"""What a person sees in the terminal: start and result of a run, and every error in one line."""
 
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from yaml import YAMLError
 
 from xent.cli.compose import Run
 from xent.cli.distributed import tell
+from xent.cli.progress import Sweep, show_sweep
 from xent.cli.resume import SWEEP, how_to_resume, shown
 from xent.recording import BadInput, Recorder, Stopped
 from xent.recording.trace import Trace
 
 COMPILER = "torch._dynamo.exc", "torch._inductor.exc"  # its errors, by name: importing them takes a second
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-
-@dataclass
-class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processes that it starts
-    """The sweep that this process belongs to, if any.
-
-    Attributes:
-        runs: how many there are; 0 without a sweep.
-        keys: the settings that are swept.
-        folder: the folder of the sweep.
-    """
-
-    runs: int = 0
-    keys: tuple[str, ...] = ()
-    folder: Path = Path()
-
-    def name(self, overrides: list[str]) -> str:
-        """The name of the run that is trained now: `12 of 72, loss=scratch seed=1`."""
-        swept = [override for override in overrides if override.partition("=")[0] in self.keys]
-        return f"{HydraConfig.get().job.num + 1} of {self.runs}, {' '.join(swept)}"
-
-
-@contextmanager
-def progress(run: Run, steps: int) -> Iterator[Callable[[int, float], None]]:
-    """Show progress and the last loss in a line, which disappears at the end.
-
-    There is no line without a terminal, or if several runs share it.
-
-    Yields:
-        a function that takes the number of steps made and the loss.
-    """
-    console, sweep = Console(), Sweep()
-    name = sweep.name(run.overrides) if run.is_swept else ""
-    columns = TextColumn(name), BarColumn(10), MofNCompleteColumn(), TextColumn("{task.description}")
-    is_alone = not run.is_swept or HydraConfig.get().launcher.get("n_jobs", 1) == 1
-    disable = not (console.is_terminal and is_alone)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=disable) as display:
-        line = display.add_task("", total=steps)
-        yield lambda step, loss: display.update(line, completed=step, description=f"loss {loss:.4f}")
 
 
 def print_start(run: Run, recorder: Recorder) -> None:
@@ -81,12 +38,13 @@ def print_start(run: Run, recorder: Recorder) -> None:
 
 
 def print_result(run: Run, trace: Trace, seconds: float) -> None:
-    """Print the result of a run in a line, and the folder that holds the rest."""
+    """Print the result of a run in a line, and the folder that holds the rest; of a sweep, how far it is."""
+    if run.is_swept:
+        show_sweep(run)
+        return
     loss, accuracy = trace.tests[trace.step]
-    name = f"{Sweep().name(run.overrides)}: " if run.is_swept else ""
-    where = "" if run.is_swept else f"\n{shown(run.folder)}"
-    result = f"test loss {loss:.4f}, accuracy {accuracy:.2%}, after {trace.step} steps in {seconds:.1f} s"
-    print(f"{name}{result}{where}", flush=True)
+    print(f"test loss {loss:.4f}, accuracy {accuracy:.2%}, after {trace.step} steps in {seconds:.1f} s")
+    print(shown(run.folder), flush=True)
 
 
 @contextmanager

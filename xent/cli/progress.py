@@ -1,0 +1,130 @@
+"""Progress: in a terminal, one line that is updated; elsewhere, a line for each group of a sweep's runs."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+
+from xent.cli.compose import Run, run_name
+from xent.recording.trace import FILE, load
+
+ERASE = "\r\x1b[K"  # takes the line of progress away
+SEEDS_AND_NUDGES = "seed=", "nudge="
+
+Overrides = tuple[str, ...]
+
+
+@dataclass
+class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processes that it starts
+    """The sweep that this process belongs to, if any.
+
+    Attributes:
+        runs: the command line of each run, without what is Hydra's; none without a sweep.
+        folder: where they are recorded.
+        began: when training began, in seconds.
+        earlier: how many runs were finished before.
+    """
+
+    runs: tuple[Overrides, ...] = ()
+    folder: Path = Path()
+    began: float = 0.0
+    earlier: int = 0
+
+    def begin(self, runs: tuple[Overrides, ...], folder: Path) -> None:
+        self.runs, self.folder, self.began = runs, folder, time.time()
+        self.earlier = self.finished()
+
+    def trace(self, run: Overrides) -> Path:
+        """The file that a run leaves when it is finished."""
+        return self.folder / run_name([*run]) / FILE
+
+    def finished(self) -> int:
+        """How many runs are finished, whichever process trained them."""
+        return sum(self.trace(run).exists() for run in self.runs)
+
+    def name(self, run: Overrides, without: Overrides = ()) -> str:
+        """What tells a run from the others, `loss=scratch seed=1`, without some keys."""
+        shared = set.intersection(*map(set, self.runs))
+        return " ".join(word for word in run if word not in shared and not word.startswith(without))
+
+    def so_far(self, part: float = 0.0) -> str:
+        """`12 of 72 runs, 40 s left`, when a part, from 0 to 1, of another run is done."""
+        finished = self.finished()
+        made = finished + part - self.earlier
+        left = (len(self.runs) - finished - part) * (time.time() - self.began) / made if made else None
+        return f"{finished} of {len(self.runs)} runs{_left(left)}"
+
+    def group(self, run: Overrides) -> list[Path]:
+        """The traces of a run and of those that differ from it in seed and nudge alone."""
+        kind = self.name(run, SEEDS_AND_NUDGES)
+        return [self.trace(each) for each in self.runs if self.name(each, SEEDS_AND_NUDGES) == kind]
+
+
+@contextmanager
+def progress(run: Run, first: int, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """Show the progress of a run that trains alone in a terminal; the line disappears at the end.
+
+    Args:
+        first: the number of steps from which it resumes.
+        steps: their number at the end.
+
+    Yields:
+        a function that takes the number of steps made and the loss.
+    """
+    is_alone = not run.is_swept or HydraConfig.get().launcher.get("n_jobs", 1) == 1
+    begun, sweep, is_shown = time.time(), Sweep(), sys.stdout.isatty() and is_alone
+
+    def show(step: int, loss: float) -> None:
+        if run.is_swept:
+            before = f"{sweep.so_far(step / steps)}: {sweep.name(tuple(run.overrides))}, step {step} of {steps}"
+        else:
+            left = (steps - step) * (time.time() - begun) / (step - first)
+            before = f"step {step} of {steps}{_left(left)}"
+        _update(f"{before}, loss {loss:.4f}")
+
+    yield show if is_shown else lambda step, loss: None
+    if is_shown:
+        print(ERASE, end="", flush=True)
+
+
+def show_sweep(run: Run | None = None) -> None:
+    """Show how far the sweep is, after one of its runs if it is given.
+
+    Without a terminal, print a line when the last run of a group has ended: one of those that differ in seed and nudge
+    alone. In several processes, that is the run whose trace is the newest.
+    """
+    sweep = Sweep()
+    if sys.stdout.isatty():
+        _update(sweep.so_far())
+    elif run:
+        overrides = tuple(run.overrides)
+        group = sweep.group(overrides)
+        newest = all(file.exists() for file in group) and max(group, key=lambda file: (file.stat().st_mtime_ns, file))
+        if newest == sweep.trace(overrides):
+            traces = [load(file.parent) for file in group]
+            loss, accuracy = (
+                sum(figures) / len(group) for figures in zip(*(trace.tests[trace.step] for trace in traces))
+            )
+            what = f"{len(group)} runs" if len(group) > 1 else "one run"
+            name = sweep.name(overrides, SEEDS_AND_NUDGES)
+            print(f"{f'{name}: ' if name else ''}{what}, test loss {loss:.4f}, accuracy {accuracy:.2%}", flush=True)
+
+
+def _update(line: str) -> None:
+    """Show a line in place of the last one, cut to the width of the terminal."""
+    print(f"{ERASE}{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+
+
+def _left(seconds: float | None) -> str:
+    """`, 40 s left`; empty if the time is not known."""
+    if seconds is None:
+        return ""
+    seconds_of = {"s": 1, "min": 60, "h": 3600}
+    unit = "s" if seconds < 120 else "min" if seconds < 7200 else "h"
+    return f", {seconds / seconds_of[unit]:.0f} {unit} left"
