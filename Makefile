@@ -3,11 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRAIN := .venv/train
 DEV := .venv/dev
+LESSON := .venv/lesson
+
+define INSTALLING
+Installing into .venv: 6 GB with CUDA, one to several minutes. For PyTorch without CUDA, 200 MB, stop here
+(Ctrl-C), and follow the first lines of "Start" in README.md.
+endef
+export INSTALLING
 
 device ?= cpu
 port ?= 6006
 
-.PHONY: help compare test test-all test-fast test-versions torture bench cuda tensorboard docs lint clean clean-env
+.PHONY: help compare lesson test test-all test-fast test-versions torture bench cuda tensorboard docs lint clean clean-env
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -15,6 +22,9 @@ help: ## list these commands
 
 compare: $(TRAIN) ## train with PyTorch's loss and with ours on MNIST: is it the same?
 	$(BIN)/python train.py -m +experiment=proof
+
+lesson: $(LESSON) ## open the lesson as a notebook, in a browser
+	$(BIN)/jupyter notebook docs/cross-entropy.ipynb
 
 test: $(DEV) ## run what a change must pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not extra'
@@ -50,7 +60,8 @@ cuda: ## check and measure everything on a GPU, in nine minutes and without a ne
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.cuda
 
 tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
-	@echo 'curves, gaps and verdicts: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&regexInput=comparison'
+	@echo 'curves: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&_ignoreYOutliers=false&regexInput=comparison'
+	@echo 'verdicts: http://127.0.0.1:$(port)/#text&regexInput=comparison$$'
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --port $(port)
 
 docs: $(DEV) ## write the lesson, its notebook, the verdict in README.md and the pictures anew
@@ -69,10 +80,17 @@ clean: ## remove what runs left under outputs/, after asking
 clean-env: ## remove the virtual environment
 	rm -rf .venv
 
-# Each is the virtual environment with an extra of pyproject.toml; `dev` brings `train` along.
-$(TRAIN) $(DEV): pyproject.toml constraints.txt
+ifeq ($(origin PYTHON) $(wildcard $(BIN)/python),command line $(BIN)/python)
+ifneq ($(shell $(BIN)/python --version),$(shell $(PYTHON) --version))
+$(info .venv has $(shell $(BIN)/python --version), which is used; for $(PYTHON), run make clean-env first)
+endif
+endif
+
+# Each is the virtual environment with an extra of pyproject.toml; `dev` and `lesson` bring `train` along.
+$(TRAIN) $(DEV) $(LESSON): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): expected Python 3.11 to 3.13, give one as make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import torch' 2> /dev/null || echo "$$INSTALLING"
 	$(BIN)/python -m pip install --quiet --editable '.[$(@F)]' --constraint constraints.txt
 	@touch $(TRAIN) $@

@@ -4,7 +4,10 @@ import sys
 import time
 from pathlib import Path
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: expected the environment of make compare, source .venv/bin/activate") from None
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode

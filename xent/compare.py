@@ -97,7 +97,10 @@ def write_report(summary: Summary, folder: Path) -> None:
     tensorboard.write(summary, folder, text, picture, where)
     print_summary(summary)
     print(f"Report: {os.path.relpath(folder / 'report.md')}\nPicture: {os.path.relpath(folder / 'curves.png')}")
-    in_outputs = folder.resolve().is_relative_to(Path("outputs").resolve())
+    outputs = Path("outputs").resolve()
+    in_outputs = folder.resolve().is_relative_to(outputs)
+    if in_outputs:
+        tensorboard.list_newest_first(outputs)
     command = "make tensorboard" if in_outputs else f"tensorboard --logdir {os.path.relpath(folder.parent)}"
     print(f"In a browser: {command}")
 

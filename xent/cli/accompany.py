@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from xent.cli.build import build_reference
 from xent.cli.compose import Run
 from xent.cli.distributed import tell
-from xent.cli.progress import progress
+from xent.cli.progress import Sweep, progress
 from xent.cli.schema import OnNonfinite
 from xent.recording.files import cannot_write
 from xent.recording.processes import rank, world_size
@@ -86,7 +86,8 @@ def _events(run: Run, settings: dict[str, Any], purge_step: int) -> Iterator[Cal
     """Write the TensorBoard events of a run: its settings as text and as hyperparameters, and scalars.
 
     Older events from `purge_step` on are superseded. It is 0 for a run that begins. A nudged run writes nothing: it
-    measures the floor and is no curve to look at.
+    measures the floor and is no curve to look at. Of a sweep over seeds, the first has the curves: TensorBoard ticks no
+    run if there are more than forty.
 
     Yields:
         a function that writes scalars by tag after a number of steps. When it returns, the operating system has them.
@@ -94,7 +95,7 @@ def _events(run: Run, settings: dict[str, Any], purge_step: int) -> Iterator[Cal
     Raises:
         Stopped: the events cannot be written.
     """
-    if run.config.nudge:
+    if run.config.nudge or (run.is_swept and not Sweep().is_drawn(run.overrides)):
         yield lambda step, scalars: None
         return
     hook = threading.excepthook

@@ -1,5 +1,6 @@
 """Build a training from a configuration, at its first step."""
 
+import logging
 from contextlib import AbstractContextManager, suppress
 from copy import deepcopy
 from typing import Any
@@ -25,6 +26,7 @@ from xent.training.models import draw_weights
 from xent.training.trials import ROWS, large_logits, outcome
 from xent.training.validate_loss import in_working_type, trial_logits
 
+logging.getLogger("hydra.utils").disabled = True  # what cannot be found is said once, by `instantiate`
 MAX_STEPS = 10**8  # the trace keeps the loss of each
 
 

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,10 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
         """What tells a run from the others, `loss=scratch seed=1`, without some keys."""
         shared = set.intersection(*map(set, self.runs))
         return " ".join(word for word in run if word not in shared and not word.startswith(without))
+
+    def is_drawn(self, run: Sequence[str]) -> bool:
+        """Whether a run has the first seed of the sweep, whose curves stand for those of the others."""
+        return all(word in run for word in self.runs[0] if word.startswith("seed="))
 
     def so_far(self, part: float = 0.0) -> str:
         """`12 of 72 runs, 40 s left`, when a part, from 0 to 1, of another run is done."""

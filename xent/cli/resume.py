@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from xent.cli.compose import Run
@@ -57,7 +58,8 @@ def how_to_resume(folder: Path) -> str:
     words = [f"resume={shown(folder)}"]
     if is_sweep or (job and not all(map(_is_harmless, job.overrides.task))):
         key = f"hydra.{'sweep' if is_sweep else 'run'}.dir="
-        given = sys.argv[1:] if is_sweep or not job else [*job.overrides.hydra, *job.overrides.task]
+        # A run of a sweep may be in a process with another command line.
+        given = job.overrides.task if job and job.mode is RunMode.MULTIRUN and not is_sweep else sys.argv[1:]
         words = [*(word for word in given if not word.startswith(key)), f"{key}{shown(folder)}"]
     return f"to go on: {shlex.join(['python', 'train.py', *words])}"
 

@@ -1,6 +1,8 @@
 """The schema of configs/: every setting, its type, and the values that it may have."""
 
+import re
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any, cast, get_type_hints
 
@@ -8,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from xent.recording.errors import BadInput
+from xent.recording.settings import flat_settings
 from xent.training.datasets import Data
 
 GROUPS = ("loss", "model", "data", "optimizer")
@@ -69,6 +72,26 @@ class Config:
                 raise BadInput(f"{key}={value}: expected a whole number from 0 to 2**63 - 1")
 
 
+def not_a_setting(key: str, known: list[str]) -> str:
+    """Say that there is no such setting, and which of the known ones was perhaps meant."""
+    group, _, name = key.rpartition(".")
+    top = dict.fromkeys(one.partition(".")[0] for one in known)
+    of_group = [one for one in known if group and one.startswith(f"{group}.")]
+    near = nearest(name, of_group or [*top, *known])
+    if near:
+        return f"{key} is not a setting: did you mean {' or '.join(near)}?"
+    if group in ("loss", "model", "optimizer"):
+        return f"{key} is not set: to add an argument, write +{key}=..."
+    return f"{key} is not a setting: expected one of {', '.join(top)}"
+
+
+def nearest(name: str, known: list[str]) -> list[str]:
+    """Those of the dotted or slashed names whose last part is most like a name."""
+    last = [re.split(r"[./]", one)[-1] for one in known]
+    close = get_close_matches(name, last, 1)
+    return [one for one, its_last in dict(zip(known, last)).items() if its_last in close]
+
+
 def validated(cfg: DictConfig) -> Config:
     """Convert the composed configuration to a `Config`.
 
@@ -78,7 +101,10 @@ def validated(cfg: DictConfig) -> Config:
     known = [field.name for field in fields(Config)]
     for key in map(str, cfg):
         if key not in known:  # Hydra lets + add any
-            raise BadInput(f"{key} is not a setting: expected one of {', '.join(known)}")
+            container: Any = OmegaConf.to_container(cfg)
+            raise BadInput(not_a_setting(key, [name for name in flat_settings(container) if name != key]))
+    if missing := [key for key in known if key not in cfg]:  # and ~ take any away
+        raise BadInput(f"{missing[0]} is not set: give it as {missing[0]}=...")
     try:
         return cast(Config, OmegaConf.to_object(cfg))
     except MissingMandatoryValue as error:

@@ -4,16 +4,17 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import build_tried_loss, try_optimizer
-from xent.cli.compose import compose_run
+from xent.cli.compose import Run, compose_run
 from xent.cli.progress import ERASE, Sweep, show_sweep
 from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
@@ -34,6 +35,9 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
     folder = Path(config.hydra.sweep.dir)
     tried_values, tried_combinations = set[str](), set[tuple[str, ...]]()
     with errors_of_a_job(folder, is_swept=True):
+        if not jobs:
+            raise BadInput("a sweep without runs: expected values to sweep over, as seed=0,1")
+        _refuse_twice(jobs)
         if "RANK" in os.environ:
             raise BadInput("torchrun with -m: expected a single run; a sweep trains each of its runs in one process")
         for overrides in jobs:
@@ -56,7 +60,51 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
     alike = " ".join(f"{key}={tried.settings[key]}" for key in ("model", "data", "device") if key not in swept)
     earlier = f", {Sweep().earlier} of them finished" if Sweep().earlier else ""
     print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} of {alike} in {os.path.relpath(folder)}{earlier}", flush=True)
+    if foreseen := _no_verdict(tried, runs, config.hydra.callbacks.get("compare") or {}):
+        print(foreseen, flush=True)
     show_sweep()
+
+
+def _refuse_twice(jobs: Sequence[Sequence[str]]) -> None:
+    """Refuse values that are the same but for how they are written, as 1 and 01.
+
+    Raises:
+        BadInput: two runs are the same.
+    """
+    parser, runs = OverridesParser.create(), dict[str, str]()
+    for job in jobs:
+        words, overrides = " ".join(job), parser.parse_overrides([*job])
+        values = repr([(override.key_or_group, _number(override.value())) for override in overrides])
+        if values in runs:
+            raise BadInput(f"two runs of the sweep are the same: {runs[values]} and {words}")
+        runs[values] = words
+
+
+def _number(value: Any) -> Any:
+    """A value as a number, if it is one: Hydra takes 01 for text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _no_verdict(run: Run, runs: list[tuple[str, ...]], compared: Mapping[str, Any]) -> str:
+    """Why the sweep that this run belongs to will have no verdict; empty if it may have one."""
+    from xent.verdict.matching import DEFAULT_REFERENCE  # a single run imports nothing to compare with
+
+    by = compared.get("by")
+    if by not in run.settings or by in ("seed", "nudge"):
+        return ""
+    values = {word.partition("=")[2] for words in runs for word in words if word.startswith(f"{by}=")}
+    values = values or {str(run.settings[by])}
+    reference = compared.get("reference") or DEFAULT_REFERENCE.get(by)
+    if len(values) == 1 and not any(word.startswith(f"{by}.") for words in runs for word in words):
+        return f"nothing to compare: every run has {by}={values.pop()}"
+    if reference and reference not in values and by == "loss":
+        return f"nothing to compare: no run has {by}={reference}"
+    if not any(word.startswith("nudge=") and word != "nudge=0" for words in runs for word in words):
+        return "no floor, so no verdict unless runs are bitwise identical: add nudge=0,1,2"
+    return ""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from xent.cli.compose import Run
 from xent.cli.distributed import tell
+from xent.cli.hints import in_a_sentence
 from xent.cli.progress import Sweep, show_sweep
 from xent.cli.resume import SWEEP, how_to_resume, shown
 from xent.recording import BadInput, Recorder, Stopped
@@ -119,13 +120,13 @@ def _refuse(error: Exception) -> NoReturn:
     if TRACEBACK_WANTED:
         traceback.print_exception(error)
     message = str(error)
-    if isinstance(error, HydraException) and error.__cause__ and str(error.__cause__) not in message:
-        message += f": {error.__cause__}"
+    if isinstance(error, HydraException):
+        message = in_a_sentence(error)
     elif isinstance(error, OSError) and error.filename:
         message = f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."
     elif isinstance(error, YAMLError | UnicodeDecodeError):
         message = f"a file in configs/ cannot be read ({message}): get it back"
     elif type(error).__module__ in COMPILER:
         message = f"PyTorch cannot compile here ({message.partition(chr(10))[0]}): train with compile=false"
-    tell(" ".join(message.partition("Config search path")[0].split()))
+    tell(" ".join(message.split()))
     raise SystemExit(2)

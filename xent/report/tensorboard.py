@@ -1,36 +1,34 @@
 """A comparison in TensorBoard: overlaid curves, the verdict as a page, the picture."""
 
+import json
 import re
+from collections.abc import Mapping
 from math import log10
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from xent.report.summary import Summary, candidates_of
+from xent.report.summary import SCHEMA_VERSION, Summary, candidates_of
 
 PICTURE = re.compile(r"!\[.*?\]\(.*?\)\n\n")  # a link to a file, which TensorBoard's text does not show
 
-Curves = dict[str, dict[str, dict[int, float | None]]]  # by run, by tag, by step
+Curves = dict[str, dict[str, Mapping[int, float | None]]]  # by run, by tag, by step
 
 
 def write(summary: Summary, folder: Path, page: str, picture: Figure, where: Figure | None) -> None:
-    """Write page and pictures as the run `comparison`, and inside it the curves, a run for each candidate."""
+    """Write page and pictures as the run `comparison`, and inside it the curves, a run for each of them."""
     for old in [*folder.glob("events.out.tfevents.*"), *folder.glob("curves/*/events.out.tfevents.*")]:
         old.unlink()  # TensorBoard would also draw the curves of an earlier comparison
-    sweep = folder.resolve().parent.name
     charts, curves = {}, Curves()
-    for name, reference in summary["references"].items():
+    for title, (name, reference) in zip(_titles(summary, folder), summary["references"].items()):
+        tags = of_loss, of_decades = f"{title}/training loss", f"{title}/decades above the floor"
+        charts[title] = {tag.partition("/")[2]: ["Multiline", [f"{re.escape(tag)}$"]] for tag in tags}
         candidates = candidates_of(summary, name)
-        title = _title(sweep, name, candidates)
-        of_loss, of_gap = f"{title}/training loss", f"{title}/log10 of the gap to the reference, and the floor"
-        charts[title] = {tag.partition("/")[2]: ["Multiline", [f"{re.escape(tag)}$"]] for tag in (of_loss, of_gap)}
-        parts = {reference["short name"]: {"losses": reference["losses"]}, "floor": {"gap": reference["floor"]}}
-        for run, part in (parts | candidates).items():
-            decades = {step: log10(gap) for step, gap in part.get("gap", {}).items() if gap}
-            by_tag = {of_loss: part.get("losses", {}), of_gap: decades}
-            if filled := {tag: curve for tag, curve in by_tag.items() if curve}:
-                curves.setdefault(run, {}).update(filled)
+        for run, part in ({reference["short name"]: reference} | candidates).items():
+            curves.setdefault(run, {})[of_loss] = part["losses"]
+        for run, decades in _decades(reference, candidates).items():
+            curves.setdefault(run, {})[of_decades] = decades
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("verdict", PICTURE.sub("", page), 0)
         writer.add_figure("curves", picture, close=False)
@@ -44,11 +42,50 @@ def write(summary: Summary, folder: Path, page: str, picture: Figure, where: Fig
                     writer.add_scalar(tag, value, step)
 
 
-def _title(sweep: str, reference: str, candidates: dict[str, Summary]) -> str:
-    """The heading of the charts: the sweep, the reference and the verdicts.
+def list_newest_first(outputs: Path) -> None:
+    """Write the headings of all comparisons in a folder, the newest first.
 
-    It is part of the tags, since a chart shows every curve of its tag. Losses and gaps stand under one heading.
+    TensorBoard lists the headings of its runs in the order of their names. The first is that of the folder itself.
     """
+    for old in outputs.glob("events.out.tfevents.*"):
+        old.unlink()
+    files = [*outputs.glob("*/verdict.json"), *outputs.glob("*/comparison/verdict.json")]
+    titles: list[str] = []
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        summary = json.loads(file.read_text())
+        if summary["schema version"] == SCHEMA_VERSION:
+            titles += _titles(summary, file.parent)
+    with SummaryWriter(str(outputs)) as writer:
+        writer.add_custom_scalars({title: {} for title in titles})  # whose charts are in each comparison
+
+
+def _decades(reference: Summary, candidates: dict[str, Summary]) -> dict[str, dict[int, float]]:
+    """How far candidates, nudged runs and the limit are above the floor, by name and step; empty without a floor."""
+    floor = {step: floor for step, floor in reference["floor"].items() if floor}
+    if not floor:
+        return {}
+    lowest, highest = zip(*(reference["floor range"][step] for step in floor))
+    limits = dict.fromkeys(floor, max(candidate["limit"] for candidate in candidates.values()))
+    nudged = {"nudged runs, lowest": dict(zip(floor, lowest)), "nudged runs, highest": dict(zip(floor, highest))}
+    gaps = {"floor": floor} | nudged | {name: candidate["gap"] for name, candidate in candidates.items()}
+    above = {
+        name: {step: log10(gap / floor[step]) for step, gap in by_step.items() if gap and step in floor}
+        for name, by_step in gaps.items()
+    }
+    return above | {"limit of the mean": limits}
+
+
+def _titles(summary: Summary, folder: Path) -> list[str]:
+    """The heading of the charts of each reference: the sweep, the reference and the verdicts.
+
+    They are part of the tags, since a chart shows every curve of its tag. Losses and decades stand under one heading.
+    """
+    folder = folder.resolve()
+    sweep = folder.parent.name if folder.name == "comparison" else folder.name
+    return [_title(sweep, name, candidates_of(summary, name)) for name in summary["references"]]
+
+
+def _title(sweep: str, reference: str, candidates: dict[str, Summary]) -> str:
     names: dict[str, list[str]] = {}
     for name, candidate in candidates.items():
         names.setdefault(candidate["verdict"], []).append(name)

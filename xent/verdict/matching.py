@@ -61,8 +61,7 @@ def pairs(traces: list[Trace], by: str = "loss", reference: str | None = None) -
             unnudged, *nudged = _first_of_each_nudge(partner, references, by)
             matched.append(Pair(trace, partner, unnudged, nudged))
     if not matched:
-        names = ", ".join(trace.name for trace in traces)
-        raise BadInput(f"nothing to compare among {names}: expected a run with {by}={value}, and others like it")
+        raise BadInput(f"nothing to compare: every run has {by}={value}, expected others beside it")
     return matched
 
 

@@ -1,0 +1,64 @@
+"""What a refusal of Hydra's means, in a sentence: what was given, what was expected, and what was perhaps meant."""
+
+import re
+import sys
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from xent.cli.compose import CONFIGS, IMPOSTORS
+from xent.cli.schema import GROUPS, nearest, not_a_setting
+from xent.recording.settings import flat_settings
+
+SENTENCES = {  # by what is in Hydra's message
+    r"Could not override '(.+?)'\. No match in the defaults": "{0} has no default: write +{0}=...",
+    r"Ambiguous value for argument '(.+?)'": "{0}: a run takes one value, or a list as key=[1,2]; add -m to sweep",
+    r"does not support sweep type : (\w+)_SWEEP": "{0}(): expected values, as seed=0,1,2 or seed=range(0,3)",
+}
+
+
+def in_a_sentence(error: HydraException) -> str:
+    """What an error of Hydra's means to whoever typed the command."""
+    message = str(error)
+    if error.__cause__ and str(error.__cause__) not in message:
+        message += f": {error.__cause__}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        return _no_such_choice(error.missing_cfg_file, list(error.options))
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read: expected key=value, or key=value,value with -m"
+    if found := re.search(r"Error locating target '(.+?)'", message):
+        root: BaseException = error
+        while root.__cause__:
+            root = root.__cause__
+        return f"{found[1]} cannot be found ({root}): expected package.module.name of a class or function"
+    for pattern, sentence in SENTENCES.items():
+        if found := re.search(pattern, message, re.DOTALL):
+            return sentence.format(found[1].lower() if "SWEEP" in pattern else found[1].strip())
+    if found := re.search(r"Could not override '(.+?)'", message):
+        return not_a_setting(found[1], _settings())
+    return message.partition("Config search path")[0]
+
+
+def _no_such_choice(given: str, options: list[str]) -> str:
+    """What a group has in place of a choice that it does not have."""
+    group, _, name = given.partition("/")
+    if group == "loss":
+        options = [*IMPOSTORS] if name.startswith("impostor") else [*options, "impostor/NAME"]
+    close = nearest(name.rpartition("/")[2], options)
+    hint = f"did you mean {close[0]}? It is" if close else "expected"
+    return f"{group}={name}: {hint} one of {', '.join(options)}"
+
+
+def _settings() -> list[str]:
+    """All settings with the choices of this command, or with the defaults if it has none that exist."""
+    GlobalHydra.instance().clear()
+    choices = [word for word in sys.argv[1:] if word.startswith(tuple(f"{group}=" for group in GROUPS))]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for overrides in (choices, []):
+            try:
+                return [*flat_settings(OmegaConf.to_container(compose("train", overrides)))]  # type: ignore[arg-type]
+            except HydraException:
+                continue
+    return []
