@@ -60,7 +60,7 @@ cuda: ## check and measure everything on a GPU, in nine minutes and without a ne
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.cuda
 
 tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
-	@echo 'curves: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&_ignoreYOutliers=false&regexInput=comparison'
+	@echo 'curves: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&regexInput=comparison'
 	@echo 'verdicts: http://127.0.0.1:$(port)/#text&regexInput=comparison$$'
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --port $(port)
 

@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import re
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -17,13 +19,14 @@ from xent.recording.trace import Trace, save
 from xent.report.page import page
 from xent.report.picture import draw
 from xent.report.summary import Summary, exit_code, summarise
+from xent.report.tensorboard import DECADES, list_newest_first
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
 
 FLOOR = nudged(1e-14, 1e-14)
 RUNS = [*FLOOR, run("scratch", 0.25), run("article", 1e-14)]
 COARSE = nudged(1e-6, 1e-6, precision="float32")
-CHARTS = ["training loss", "log10 of the gap to the reference, and the floor"]
+CHARTS = ["training loss", DECADES]
 
 
 def summary_of(*runs: Trace, by: str = "loss", reference: str | None = None) -> Summary:
@@ -82,10 +85,11 @@ def test_tensorboard_draws_losses_and_gaps_over_each_other_and_shows_the_newer_r
 
     losses = {step: 2 - (step - 1) / 3 for step in (1, 2, 3, 4)}
     assert scalars("torch") == {loss: [(step, pytest.approx(y, rel=1e-5)) for step, y in losses.items()]}
-    assert scalars("floor") == {gap: [(step, pytest.approx(-14, abs=0.1)) for step in (1, 2, 4)]}
+    for line, decades in {"floor": 0.0, "nudged runs": 0.0, "limit": 2.0}.items():
+        assert scalars(line) == {gap: [(step, decades) for step in (1, 2, 4)]}
     assert scalars("scratch") == {
         loss: [(step, pytest.approx(1.25 * y, rel=1e-5)) for step, y in losses.items()],
-        gap: [(step, pytest.approx(math.log10(0.25))) for step in (1, 2, 4)],  # a gap of 0 has no logarithm
+        gap: [(step, pytest.approx(math.log10(0.25) + 14, abs=0.1)) for step in (1, 2, 4)],  # none at a gap of 0
     }
     events = EventAccumulator(str(folder)).Reload()
     (layout,) = events.Tensors("custom_scalars__config__")
@@ -99,6 +103,19 @@ def test_tensorboard_draws_losses_and_gaps_over_each_other_and_shows_the_newer_r
     assert b"curves.png" not in text.tensor_proto.string_val[0], "which is not shown there"
     assert len([*folder.glob("events.*")]) == len([*folder.glob("curves/scratch/events.*")]) == 1
     assert (folder / "run" / "events.out.tfevents.1").read_text() == "a run's"
+
+
+def test_tensorboard_lists_the_newest_comparison_first(tmp_path: Path) -> None:
+    """Whatever their names, and those that are gone no more."""
+    for age, folder in enumerate(("a/comparison", "c_comparison", "b/comparison", "gone/comparison")):
+        write_report(summary_of(*RUNS), tmp_path / folder)
+        os.utime(tmp_path / folder / "verdict.json", (1e9 + age, 1e9 + age))
+    list_newest_first(tmp_path)
+    shutil.rmtree(tmp_path / "gone")
+    list_newest_first(tmp_path)
+    (layout,) = EventAccumulator(str(tmp_path)).Reload().Tensors("custom_scalars__config__")
+    titles = [category.title for category in Layout.FromString(layout.tensor_proto.string_val[0]).category]
+    assert [title.partition(",")[0] for title in titles] == ["b", "c_comparison", "a"]
 
 
 def test_runs_without_a_floor_are_shown() -> None:

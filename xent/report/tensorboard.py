@@ -13,6 +13,8 @@ from xent.report.summary import SCHEMA_VERSION, Summary, candidates_of
 
 PICTURE = re.compile(r"!\[.*?\]\(.*?\)\n\n")  # a link to a file, which TensorBoard's text does not show
 
+DECADES = "decades above the floor, which is 0, and the limit"  # its charts break at brackets
+
 Curves = dict[str, dict[str, Mapping[int, float | None]]]  # by run, by tag, by step
 
 
@@ -22,7 +24,7 @@ def write(summary: Summary, folder: Path, page: str, picture: Figure, where: Fig
         old.unlink()  # TensorBoard would also draw the curves of an earlier comparison
     charts, curves = {}, Curves()
     for title, (name, reference) in zip(_titles(summary, folder), summary["references"].items()):
-        tags = of_loss, of_decades = f"{title}/training loss", f"{title}/decades above the floor"
+        tags = of_loss, of_decades = f"{title}/training loss", f"{title}/{DECADES}"
         charts[title] = {tag.partition("/")[2]: ["Multiline", [f"{re.escape(tag)}$"]] for tag in tags}
         candidates = candidates_of(summary, name)
         for run, part in ({reference["short name"]: reference} | candidates).items():
@@ -36,7 +38,7 @@ def write(summary: Summary, folder: Path, page: str, picture: Figure, where: Fig
             writer.add_figure("where", where, close=False)
         writer.add_custom_scalars(charts)
     for run, by_tag in curves.items():
-        with SummaryWriter(str(folder / "curves" / run.replace("/", "%2F"))) as writer:
+        with SummaryWriter(str(folder / "curves" / run.replace("/", " "))) as writer:
             for tag, step, value in [(tag, *point) for tag, curve in by_tag.items() for point in curve.items()]:
                 if value is not None:
                     writer.add_scalar(tag, value, step)
@@ -60,19 +62,17 @@ def list_newest_first(outputs: Path) -> None:
 
 
 def _decades(reference: Summary, candidates: dict[str, Summary]) -> dict[str, dict[int, float]]:
-    """How far candidates, nudged runs and the limit are above the floor, by name and step; empty without a floor."""
+    """Decades above the floor by name and step, of candidates, nudged runs and the limit; empty without a floor."""
     floor = {step: floor for step, floor in reference["floor"].items() if floor}
     if not floor:
         return {}
-    lowest, highest = zip(*(reference["floor range"][step] for step in floor))
-    limits = dict.fromkeys(floor, max(candidate["limit"] for candidate in candidates.values()))
-    nudged = {"nudged runs, lowest": dict(zip(floor, lowest)), "nudged runs, highest": dict(zip(floor, highest))}
-    gaps = {"floor": floor} | nudged | {name: candidate["gap"] for name, candidate in candidates.items()}
-    above = {
-        name: {step: log10(gap / floor[step]) for step, gap in by_step.items() if gap and step in floor}
-        for name, by_step in gaps.items()
+    lines = {
+        name: {step: log10(gap / floor[step]) for step, gap in candidate["gap"].items() if gap and step in floor}
+        for name, candidate in candidates.items()
     }
-    return above | {"limit of the mean": limits}
+    limit = max(candidate["limit"] for candidate in candidates.values())
+    nudged = reference["nudged runs above"]
+    return lines | {"floor": dict.fromkeys(floor, 0.0), "nudged runs": nudged, "limit": dict.fromkeys(floor, limit)}
 
 
 def _titles(summary: Summary, folder: Path) -> list[str]:
