@@ -55,12 +55,12 @@ def _is_harmless(override: str) -> bool:
 def how_to_resume(folder: Path) -> str:
     """How to resume the run, or the sweep, in a folder, as advice to print."""
     is_sweep, job = (folder / SWEEP).exists(), HydraConfig.get() if HydraConfig.initialized() else None
-    words = [f"resume={shown(folder)}"]
-    if is_sweep or (job and not all(map(_is_harmless, job.overrides.task))):
-        key = f"hydra.{'sweep' if is_sweep else 'run'}.dir="
-        # A run of a sweep may be in a process with another command line.
-        given = job.overrides.task if job and job.mode is RunMode.MULTIRUN and not is_sweep else sys.argv[1:]
-        words = [*(word for word in given if not word.startswith(key)), f"{key}{shown(folder)}"]
+    key = f"hydra.{'sweep' if is_sweep else 'run'}.dir="
+    # A run of a sweep may be in a process with another command line.
+    typed = job.overrides.task if job and job.mode is RunMode.MULTIRUN and not is_sweep else sys.argv[1:]
+    words = [word for word in typed if not word.startswith(key)]
+    is_resumed = not is_sweep and (job is None or all(map(_is_harmless, words)))
+    words = [f"resume={shown(folder)}"] if is_resumed else [*words, f"{key}{shown(folder)}"]
     return f"to go on: {shlex.join(['python', 'train.py', *words])}"
 
 

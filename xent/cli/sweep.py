@@ -93,7 +93,7 @@ def _no_verdict(run: Run, runs: list[tuple[str, ...]], compared: Mapping[str, An
     from xent.verdict.matching import DEFAULT_REFERENCE  # a single run imports nothing to compare with
 
     by = compared.get("by")
-    if by not in run.settings or by in ("seed", "nudge"):
+    if by not in run.settings or by.startswith("machine.") or by in ("seed", "nudge"):
         return ""
     values = {word.partition("=")[2] for words in runs for word in words if word.startswith(f"{by}=")}
     values = values or {str(run.settings[by])}
@@ -131,9 +131,10 @@ class CompareRuns(Callback):
         from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
 
         folder = Path(config.hydra.sweep.dir)
+        reference = None if self.reference is None else str(self.reference)  # Hydra makes a number of 1
         command = shlex.join(["python", *(word for word in sys.argv if not word.startswith("hydra.sweep.dir="))])
         try:
-            code = compare([folder], self.by, self.reference, folder / self.output, command)
+            code = compare([folder], self.by, reference, folder / self.output, command)
         except BadInput as error:  # the runs are trained and kept, whether or not they can be compared
             print(error, file=sys.stderr)
             code = 2
