@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from docs import notebook
+from docs import notebook, terminal
 from docs.cross_entropy import DOCS, PROOF, renewed
 from docs.pictures import DPI, PICTURES
 
@@ -22,7 +22,7 @@ def main() -> None:
         draw().savefig(DOCS / name, dpi=DPI)
     shutil.rmtree(PROOF, ignore_errors=True)
     proof = [sys.executable, "train.py", "-m", "+experiment=proof", f"hydra.sweep.dir={PROOF}"]
-    subprocess.run(proof, cwd=DOCS.parent, check=True)
+    terminal.picture(proof, "make compare").savefig(DOCS / "terminal.png", dpi=DPI)
     readme = DOCS.parent / "README.md"
     readme.write_text(renewed(readme.read_text()))
     shutil.copy(PROOF / "comparison" / "curves.png", DOCS)

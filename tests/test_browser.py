@@ -112,7 +112,7 @@ def test_one_chart_shows_the_training_loss_of_every_run(show: Show) -> None:
 
 
 def test_the_verdict_is_there_as_a_page_and_as_a_picture(show: Show) -> None:
-    page = show("text&regexInput=comparison$", 1250, 560)
+    page = show("text&regexInput=comparison$", 1250, 720)
     assert_seen(page.get_by_role("cell", name="same within rounding", exact=True))
     picture = show("images", 1250, 640).locator("img")
     assert_seen(picture)
