@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -31,6 +32,6 @@ def picture(command: list[str], typed: str) -> Figure:
     """Draw what a command shows, under what was typed."""
     lines = [f"$ {typed}", *shown(command)]
     figure = Figure(figsize=(0.1 * COLUMNS + 0.4, 0.215 * len(lines) + 0.3), facecolor="0.12")
-    style = {"family": "monospace", "fontsize": 12, "color": "0.9", "va": "top", "linespacing": 1.25}
+    style: dict[str, Any] = {"family": "monospace", "fontsize": 12, "color": "0.9", "va": "top", "linespacing": 1.25}
     figure.text(0.02, 0.98, "\n".join(lines), parse_math=False, **style)
     return figure

@@ -95,7 +95,9 @@ def test_a_training_that_is_shown(line: str, tmp_path: Path, monkeypatch: pytest
 def test_another_command_that_is_shown(line: str) -> None:
     if line.startswith(("make ", "source ")):
         word = line.split()[1]
-        expected = rf"^{word}: \$\((TRAIN|DEV|LESSON)\) ##" if line.startswith("make ") else f"^BIN := {Path(word).parent}$"
+        expected = (
+            rf"^{word}: \$\((TRAIN|DEV|LESSON)\) ##" if line.startswith("make ") else f"^BIN := {Path(word).parent}$"
+        )
         assert re.search(expected, (PROJECT / "Makefile").read_text(), re.MULTILINE)
         return
     assert 'eval "$(python train.py -sc install=' in line, f"{line} is not tested"

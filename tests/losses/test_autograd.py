@@ -35,6 +35,19 @@ def test_an_ignored_target_has_gradient_0_whatever_comes_from_above(loss: Loss, 
         assert not gradient.movedim(1, -1)[~ignored].isfinite().any()
 
 
+@pytest.mark.parametrize("of_class", [torch.inf, torch.nan])
+def test_an_ignored_target_has_gradient_0_whatever_the_weights(loss: Loss, of_class: float) -> None:
+    """One over a count of 0 is infinite, and such a class may be the one that stands in for an ignored target."""
+    logits, target = logits_and_target(6, 4)
+    target, weight = torch.tensor([-100, 1, 2, -100, 3, 1]), torch.tensor([of_class, 1, 2, 3], dtype=logits.dtype)
+    expected = torch.autograd.grad(reference(logits, target, weight), logits)[0]
+    assert expected.isfinite().all()
+    compiled = torch.compile(loss, backend="aot_eager")
+    assert_close(torch.autograd.grad(loss(logits, target, weight), logits)[0], expected)
+    assert_close(torch.autograd.grad(compiled(logits, target, weight), logits)[0], expected)
+    assert_close(grad(loss)(logits, target, weight), expected)
+
+
 def test_a_gradient_is_the_callers_own(loss: Loss) -> None:
     """Whoever scales a gradient in place, as clipping does, must not scale that of a second backward pass."""
     logits, target = logits_and_target(5, 4)

@@ -94,3 +94,21 @@ def test_orders_and_moved_logits_are_drawn_from_nudge_and_step() -> None:
     assert len({*orders, tuple(range(50))}) == 5 and orders[-1] == orders[0]
     moved = [tuple(rounded_logits(LOGITS, torch.float32, *numbers).flatten().tolist()) for numbers in draws]
     assert len(set(moved)) == 4 and moved[-1] == moved[0]
+
+
+def test_complex_weights_move_in_both_parts() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.randn(50, dtype=torch.complex128))
+    before = torch.view_as_real(model.weight.detach().clone())
+    nudge_weights(model, stream("nudged weights", 1))
+    moved = torch.view_as_real(model.weight.detach())
+    up, down = (torch.nextafter(before, torch.full_like(before, to)) for to in (torch.inf, -torch.inf))
+    assert ((moved == up) | (moved == down)).all()
+    assert all(0 < (part == its_up).sum() < 50 for part, its_up in zip(moved.T, up.T)), "each drawn by itself"
+
+
+def test_expanded_weights_are_refused() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.ones(3, 1).expand(3, 4))
+    with pytest.raises(BadInput, match="^weight is expanded, several of its weights are one number: make it contig"):
+        check_can_nudge(model)

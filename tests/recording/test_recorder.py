@@ -180,8 +180,15 @@ def test_a_loop_that_counts_its_steps_or_nudges_wrongly_is_told() -> None:
         recorder.nudge(model)
     with refused("finish.. after 0 of 1 steps: make them all, or give fewer"):
         recorder.finish()
-    with refused("step.. got a loss of shape .3.: expected a scalar"):
+    with refused("step.. got a loss of float32 of shape .3.: expected a real scalar"):
         recorder.step(torch.ones(3), ZEROS)
+    with refused("step.. got a loss of complex64 of shape ..: expected a real scalar"):
+        recorder.step(torch.tensor(1 + 1j), ZEROS)
+    for nothing in (None, "1 j"):
+        with refused(f"step.. got {type(nothing).__name__} as the loss: expected a number"):
+            recorder.step(nothing, ZEROS)  # type: ignore[arg-type]
+    with refused("reorder.. got tensors of no samples along dim 0"):
+        recorder.reorder(torch.tensor(1.0))
     recorder.step(1.0, ZEROS)
     with refused("step.. was called more than steps=1 times: give the number of steps you make"):
         recorder.step(1.0, ZEROS)
@@ -192,8 +199,10 @@ def test_a_loop_that_counts_its_steps_or_nudges_wrongly_is_told() -> None:
 def test_outputs_are_floating_point_numbers_of_one_shape_and_type() -> None:
     integers, empty = torch.ones(1).long(), torch.zeros(0)
     kinds = {"torch.int64 of shape .1.": integers.clone, "torch.float32 of shape .0.": empty.clone, "tuple": tuple}
+    kinds |= {"torch.float8_e5m2 of shape .2.": torch.zeros(2).to(torch.float8_e5m2).clone}
+    kinds |= {"torch.float32 of shape .1, 1.": torch.ones(1, 1).to_sparse().clone}
     for kind, probe in kinds.items():
-        with refused(f"the probe made {kind}: expected a tensor of floating point"):
+        with refused(f"the probe made {kind}: expected a dense tensor of floating"):
             Recorder(steps=1).begin(probe)
     for before in (torch.zeros(3), torch.zeros(2).double()):
         recorder = Recorder(steps=1)

@@ -1,5 +1,6 @@
 import json
 import math
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from xent.recording.errors import BadInput
+from xent.recording.settings import flat_settings
 from xent.recording.trace import VERSION, Trace, load, save
 
 SETTINGS = {"seed": 0, "nudge": 0, "precision": "float32"}
@@ -62,6 +64,17 @@ FAULTS: dict[str, dict[str, Any]] = {
     r"2 probes after steps .1, 3. of 2, expected them in order": {"probe_steps": np.array([1, 3])},
     r"1 probes after steps .0. of 2": {"probe_steps": np.array([0]), "probes": np.zeros((1, 3, 4))},
     "probes are torch.int32, expected floating point": {"probe_dtype": "int32"},
+    "probe_dtype is load, expected a type of PyTorch's": {"probe_dtype": "load"},
+    r"a table of shape .1, 2. for 2 rows of two numbers": {"test_steps": np.array([1, 2]), "tests": np.ones((1, 2))},
+    r"a table of shape .1, 3. for 1 rows of two numbers": {"test_steps": np.array([1]), "tests": np.ones((1, 3))},
+    r"a table of shape .1. for 1 rows of two numbers": {"trial_names": json.dumps(["logits"]), "trials": np.ones(1)},
+    "not enough values to unpack": {"fingerprints": json.dumps({"batch 1": [1.0, 2.0, 3.0]})},
+    "could not convert string to float": {"fingerprints": json.dumps({"batch 1": ["1", "many", "2", "3"]})},
+    "samples are not three numbers each": {"samples": np.ones((2, 2)), "sample_steps": np.array([1, 1])},
+    "2 samples of 1 steps": {"samples": np.ones((2, 3)), "sample_steps": np.array([1])},
+    r"settings need integers as seed and nudge, and a precision, and have .{100,160}\): train": {
+        "settings": json.dumps({"loss": "l" * 5000})
+    },
     "split_with_sizes expects split_sizes to sum": {"captured": json.dumps([(1, "loss", [], "", 1)])},
 }
 
@@ -79,3 +92,35 @@ def test_a_trace_of_another_framework_is_read_and_what_is_no_trace_is_told(tmp_p
         np.savez(tmp_path / "trace.npz", **FOREIGN | fault)
         with pytest.raises(BadInput, match=f"trace.npz cannot be read .{message}"):
             load(tmp_path)
+
+
+def with_byte(content: bytes, at: int, value: int) -> bytes:
+    return content[:at] + bytes([value]) + content[at + 1 :]
+
+
+def test_a_damaged_trace_is_refused_in_a_short_line(tmp_path: Path) -> None:
+    """Whatever zip and NumPy make of it."""
+    np.savez(tmp_path / "trace.npz", **FOREIGN)
+    whole = (tmp_path / "trace.npz").read_bytes()
+    central = whole.index(b"PK\x01\x02")  # of the directory's first entry
+    header, shape = whole.index(b"'shape': (2,)"), b"(10000000000000,)"
+    damages = {
+        "numbers beyond all memory": whole.replace(b"(2,), }            ", shape + b", }   "),
+        "a header that is no Python": whole[:header] + b'"shape' + whole[header + 6 :],
+        "an encrypted file": with_byte(whole, central + 8, 1),
+        "an unknown compression": with_byte(whole, central + 10, 99),
+        "half of it": whole[: len(whole) // 2],
+        "nothing": b"",
+    }
+    for damage, content in damages.items():
+        assert content != whole, damage
+        (tmp_path / "trace.npz").write_bytes(content)
+        with pytest.raises(BadInput, match=r"trace\.npz cannot be read \(.{1,200}\): train the run again$"):
+            load(tmp_path)
+
+
+def test_settings_are_strict_json_under_names_of_their_own() -> None:
+    assert flat_settings({"weight": [nan, inf, -inf, 1.0]}) == {"weight": ["NaN", "Infinity", "-Infinity", 1.0]}
+    for twice in ({"a": {"b": 1}, "a.b": 2}, {"a.b": 2, "a": {"b": 1}}, {1: 1, "1": 2}):
+        with pytest.raises(BadInput, match="^settings have (a.b|1) twice: expected every"):
+            flat_settings(twice)

@@ -70,7 +70,7 @@ def test_what_is_compared_must_be_a_setting_and_have_a_reference_and_others() ->
     assert_refused("--by speed: torch,device=cuda has no such setting, but loss, ", runs, by="speed")
     for by in ("seed", "nudge"):
         assert_refused(f"--by {by}: it measures the noise", nudged(1e-7), by=by, reference="0")
-    alone = "nothing to compare among torch,seed=1, torch,seed=0: expected a run with loss=torch, and others"
+    alone = "nothing to compare: every run has loss=torch, expected others beside it"
     assert_refused(alone, [run("torch", seed=1), run("torch", seed=0)])
 
 

@@ -41,6 +41,7 @@ def fingerprint(tensors: Iterable[Tensor], before: Fingerprint = NONE, split: bo
 
 def _wide(tensor: Tensor) -> Tensor:
     """A copy in the widest type, without the infinite and huge numbers of masks, whose sums tell nothing."""
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
     return tensor.to(widest_float(tensor.device), copy=True).nan_to_num_(0, 0, 0).clamp_(-1e30, 1e30)
 
 

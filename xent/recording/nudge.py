@@ -22,7 +22,8 @@ def check_can_nudge(model: nn.Module) -> None:
     """Check that the weights of a model can be nudged.
 
     Raises:
-        BadInput: some weights have no values yet (meta or lazy), or FullyShardedDataParallel hides them in flat shards.
+        BadInput: some weights have no values yet (meta or lazy), several are one number in memory, or
+            FullyShardedDataParallel hides them in flat shards.
     """
     flat = getattr(sys.modules.get("torch.distributed.fsdp"), "FullyShardedDataParallel", None)
     if flat and any(isinstance(module, flat) for module in model.modules()):
@@ -30,6 +31,8 @@ def check_can_nudge(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta or is_lazy(parameter):
             raise BadInput(f"{name} has no numbers yet: nudge the model when its weights are there")
+        if any(size > 1 and not stride for size, stride in zip(parameter.shape, parameter.stride())):
+            raise BadInput(f"{name} is expanded, several of its weights are one number: make it contiguous")
 
 
 @torch.no_grad()
@@ -44,8 +47,11 @@ def nudge_weights(model: nn.Module, bits: np.random.Generator, precision: torch.
             type, the weight moves by one ULP of it.
     """
     for parameter in model.parameters():
-        if parameter.is_floating_point():
-            held, up = local_share(parameter), local_share_like(random_bools(parameter.shape, bits), parameter)
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            continue
+        whole = local_share(parameter)
+        for held in (whole.real, whole.imag) if whole.is_complex() else (whole,):
+            up = local_share_like(random_bools(parameter.shape, bits), parameter)
             cast = held.to(max(held.dtype, precision or held.dtype, key=lambda dtype: torch.finfo(dtype).eps))
             held += neighbours(cast, up).to(held.dtype) - cast.to(held.dtype)
 

@@ -27,6 +27,7 @@ from xent.recording.streams import stream
 from xent.recording.trace import FILE, Trace, is_octave, is_probe_step, save
 
 Probe = Callable[[], Tensor]
+PROBED = torch.float64, torch.float32, torch.float16, torch.bfloat16
 BUFFER = 1024  # losses at first, where their number is open
 FIRST_BATCHES = (1, 2, 4, 8)  # the steps at which each sample of the batch is recorded
 
@@ -188,9 +189,13 @@ class Recorder:
         trace = self.trace
         if trace.step == self._steps:
             raise BadInput(f"step() was called more than steps={self.steps} times: give the number of steps you make")
-        value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
-        if value.numel() != 1:
-            raise BadInput(f"step() got a loss of shape {list(value.shape)}: expected a scalar")
+        try:
+            value = whole(loss.detach()) if isinstance(loss, Tensor) else torch.tensor(float(loss), dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise BadInput(f"step() got {type(loss).__name__} as the loss: expected a number") from None
+        if value.numel() != 1 or value.is_complex():
+            kind = f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
+            raise BadInput(f"step() got a loss of {kind}: expected a real scalar")
         if trace.losses.device != value.device:  # at the first step
             trace.losses = trace.losses.to(value.device, widest_float(value.device))
         if trace.step == len(trace.losses):  # of an open number of steps
@@ -289,8 +294,8 @@ class Recorder:
             warnings.warn(f"{what}: draw its inputs once, before the first step", stacklevel=3)
         is_tensor = isinstance(outputs, Tensor)
         kind = f"{outputs.dtype} of shape {list(outputs.shape)}" if is_tensor else type(outputs).__name__
-        if not is_tensor or not outputs.is_floating_point() or outputs.numel() == 0:
-            raise BadInput(f"the probe made {kind}: expected a tensor of floating point numbers, logits say")
+        if not is_tensor or outputs.dtype not in PROBED or outputs.layout != torch.strided or outputs.numel() == 0:
+            raise BadInput(f"the probe made {kind}: expected a dense tensor of floating point numbers, logits say")
         outputs = whole(outputs)
         before = trace.first_outputs if trace.probes else outputs
         if (outputs.shape, outputs.dtype) != (before.shape, before.dtype):

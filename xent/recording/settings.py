@@ -13,17 +13,26 @@ from xent.recording.errors import BadInput
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten nested settings to JSON values by dotted name. What JSON lacks, such as a path or a type, becomes text.
+    """Flatten nested settings to JSON values by dotted name.
+
+    What JSON lacks becomes text: a path, a type, NaN, which would also differ from itself.
 
     >>> flat_settings({"optimizer": {"lr": 0.1}, "dtype": torch.float32})
     {"optimizer.lr": 0.1, "dtype": "torch.float32"}
+
+    Raises:
+        BadInput: two settings have one name.
     """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": inner for name, inner in flat_settings(value).items()}
+        nested = flat_settings(value) if isinstance(value, Mapping) else None
+        if nested is None:
+            new = {str(key): json.loads(json.dumps(value, default=_plain), parse_constant=str)}
         else:
-            flat[str(key)] = json.loads(json.dumps(value, default=_plain))
+            new = {f"{key}.{name}": inner for name, inner in nested.items()}
+        if twice := new.keys() & flat.keys():
+            raise BadInput(f"settings have {min(twice)} twice: expected every setting under a name of its own")
+        flat |= new
     return flat
 
 

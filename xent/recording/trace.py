@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xent.recording.capture import Captures, as_rows, from_rows
@@ -142,38 +142,52 @@ def load(folder: Path) -> Trace:
             version = int(arrays["version"])
             if version != VERSION:
                 raise BadInput(f"{file} is of version {version}, this xent reads {VERSION}: train the run again")
-            probes = torch.from_numpy(arrays["probes"]).to(getattr(torch, str(arrays["probe_dtype"])))
+            dtype = precision_of({"precision": arrays["probe_dtype"]})
+            if dtype is None:
+                raise ValueError(f"probe_dtype is {arrays['probe_dtype']}, expected a type of PyTorch's")
+            probes = torch.from_numpy(arrays["probes"]).to(dtype)
             trace = Trace(json.loads(str(arrays["settings"])), torch.from_numpy(arrays["losses"]))
             trace.probes = dict(zip(arrays["probe_steps"].tolist(), probes))
-            trace.tests = dict(zip(arrays["test_steps"].tolist(), map(tuple, arrays["tests"].tolist())))
+            trace.tests = _pairs(arrays["test_steps"].tolist(), arrays["tests"])
             trace.bits = dict(arrays["bits"].tolist())
             texts = "fingerprints", "casts", "trial_names"
             fingerprints, casts, trial_names = (json.loads(str(arrays[name])) for name in texts)
-            trace.trials = dict(zip(trial_names, map(tuple, arrays["trials"].tolist())))
+            trace.trials = _pairs(trial_names, arrays["trials"])
             captured, sketches = json.loads(str(arrays["captured"])), torch.from_numpy(arrays["sketches"])
             samples, sample_steps = (torch.from_numpy(arrays[name]) for name in ("samples", "sample_steps"))
+        if len(samples) != len(sample_steps):
+            raise ValueError(f"{len(samples)} samples of {len(sample_steps)} steps")
         trace.samples = {step: samples[sample_steps == step] for step in sample_steps.unique().tolist()}
         parts = sketches.split([count for *_, count in captured])
         trace.captures = from_rows((*values, numbers) for (*values, _), numbers in zip(captured, parts))
-        trace.fingerprints = {name: tuple(sums) for name, sums in fingerprints.items()}
+        trace.fingerprints = {name: _fingerprint(sums) for name, sums in fingerprints.items()}
         trace.casts = {str(cast) for cast in casts}
         trace.step, trace.folder, trace.name = len(trace.losses), folder.resolve(), folder.resolve().name
         _check(trace, len(probes))
     except FileNotFoundError as error:
         raise BadInput(f"{folder} has no {FILE}: expected the folder of a run, or of a sweep") from error
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        BadZipFile,
-        AttributeError,
-        TypeError,
-        IndexError,
-        RuntimeError,
-    ) as error:
-        raise BadInput(f"{file} cannot be read ({error}): train the run again") from error
+    except BadInput:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(f"{file} cannot be read ({reason[:200]}): train the run again") from error
     return trace
+
+
+def _pairs(keys: list[Any], pairs: NDArray[np.float64]) -> dict[Any, tuple[float, float]]:
+    """Rows of two numbers by their keys.
+
+    Raises:
+        ValueError: there are more rows or keys, or other columns.
+    """
+    if pairs.shape != (len(keys), 2):
+        raise ValueError(f"a table of shape {list(pairs.shape)} for {len(keys)} rows of two numbers")
+    return {key: (float(one), float(other)) for key, (one, other) in zip(keys, pairs.tolist())}
+
+
+def _fingerprint(sums: list[float]) -> Fingerprint:
+    count, total, squares, cosines = map(float, sums)
+    return count, total, squares, cosines
 
 
 def _check(trace: Trace, probes: int) -> None:
@@ -189,6 +203,8 @@ def _check(trace: Trace, probes: int) -> None:
         raise ValueError(f"loss_precision is {settings['loss_precision']}, expected a type of PyTorch's")
     if trace.losses.ndim != 1 or trace.step == 0 or not trace.losses.is_floating_point():
         raise ValueError(f"losses are {trace.losses.dtype} of shape {list(trace.losses.shape)}, expected one a step")
+    if not all(marks.shape == (len(marks), 3) for marks in trace.samples.values()):
+        raise ValueError("samples are not three numbers each")
     if len(steps) != probes or steps != sorted(steps) or not steps or not 0 < steps[-1] <= trace.step:
         raise ValueError(f"{probes} probes after steps {steps} of {trace.step}, expected them in order, to the last")
     if not trace.first_outputs.is_floating_point():
