@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from xent.recording.errors import BadInput
+from xent.recording.output import outlive_readers
 from xent.recording.trace import FILE, Trace, load
 from xent.report import tensorboard
 from xent.report.page import page
@@ -89,8 +90,8 @@ def write_report(summary: Summary, folder: Path) -> None:
     """Write `verdict.json`, `report.md`, pictures and TensorBoard events; print the verdicts and the answer."""
     folder.mkdir(parents=True, exist_ok=True)
     text, picture, where = page(summary), draw(summary), draw_where(summary)
-    (folder / "verdict.json").write_text(json.dumps(summary, indent=1))
-    (folder / "report.md").write_text(text)
+    (folder / "verdict.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (folder / "report.md").write_text(text, encoding="utf-8")
     picture.savefig(folder / "curves.png", dpi=150)
     if where:
         where.savefig(folder / "where.png", dpi=150)
@@ -166,6 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     renames = "a module path of the candidates, or a part of it, and what it is in the references; to find where"
     parser.add_argument("--rename", metavar="OURS=THEIRS", action="append", default=[], help=renames)
     options = parser.parse_args(arguments)
+    outlive_readers()
     command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
     try:
         if options.exact:

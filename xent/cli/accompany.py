@@ -1,6 +1,5 @@
 """What accompanies a training: TensorBoard, progress, checkpoints, Ctrl-C, and the stop at a non-finite loss."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from xent.cli.distributed import tell
 from xent.cli.progress import Sweep, progress
 from xent.cli.schema import OnNonfinite
 from xent.recording.files import cannot_write
-from xent.recording.processes import rank, world_size
+from xent.recording.processes import launched, rank, world_size
 from xent.recording.trace import learned
 from xent.training import checkpoint
 from xent.training.data import Split
@@ -144,7 +143,7 @@ def _interrupted_between_steps() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came = True
 
-    signals = [signal.SIGINT, signal.SIGTERM] if "RANK" in os.environ else [signal.SIGINT]
+    signals = [signal.SIGINT, signal.SIGTERM] if launched() else [signal.SIGINT]
     signals = signals if threading.current_thread() is threading.main_thread() else []
     handler = signal.SIG_IGN if rank() > 0 else hold_back
     before = {number: signal.signal(number, handler) for number in signals}

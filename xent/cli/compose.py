@@ -19,6 +19,7 @@ from xent.cli.schema import GROUPS, Config, Precision, validated
 from xent.losses.impostors import MISTAKES
 from xent.recording.device import has_float64
 from xent.recording.errors import BadInput
+from xent.recording.processes import launched
 from xent.recording.settings import flat_settings, machine_settings
 from xent.training.device import choose_device
 
@@ -103,7 +104,7 @@ def compose_run(cfg: DictConfig, hydra: HydraConf, folder: Path, is_swept: bool)
     container: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     flat = {group: choices[group] for group in GROUPS} | flat_settings(container | {"loss": loss})
     settings = {key: value for key, value in flat.items() if key not in NO_EFFECT}
-    settings |= {"processes": int(os.environ.get("WORLD_SIZE", 1)), "device": str(device)} | machine_settings(device)
+    settings |= {"processes": (launched() or (0, 1))[1], "device": str(device)} | machine_settings(device)
     threads = config.threads or min(PYTORCHS_THREADS, cpu_count())  # which are fewer under a container's limit
     settings["machine.threads"] = threads if device.type == "cpu" else 0
     dtype = torch.float64 if config.precision is Precision.float64 else torch.float32

@@ -14,6 +14,7 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 from xent.cli.compose import Run
 from xent.cli.progress import ERASE
 from xent.recording.errors import BadInput, Stopped
+from xent.recording.processes import launched
 
 # Seconds before processes part. PyTorch 2.6 joins gloo's threads with the GIL held, and hangs if one of them waits for
 # it, to let go of its last tensors.
@@ -28,19 +29,24 @@ def process_group(run: Run) -> Iterator[None]:
         BadInput: not all processes joined in time, or one has other settings.
         Stopped: another process ended while this one trained.
     """
-    if "RANK" not in os.environ:
+    processes = launched()
+    if processes is None:
         yield
         return
     timeout, start = timedelta(seconds=run.config.timeout), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         backend = distributed.get_default_backend_for_device(run.device)
-        store, number, size = next(rendezvous("env://", timeout=timeout))
+        with _silenced():
+            store, number, size = next(rendezvous("env://", timeout=timeout))
         of_start = PrefixStore(start, store)  # torchrun's store keeps the addresses of processes that it restarts
         distributed.init_process_group(backend, timeout=timeout, world_size=size, rank=number, store=of_start)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        what = f"{os.environ['WORLD_SIZE']} processes did not meet within timeout={run.config.timeout} seconds"
-        raise BadInput(f"{what} ({reason}): start all of them, with a free --master-port") from error
+        what = f"{processes[1]} processes did not meet within timeout={run.config.timeout} seconds"
+        refusal = f"{what} ({reason}): start all of them, with a free --master-port"
+        if processes[0] > 0:  # rank 0, which speaks for all, may not be there
+            print(refusal, file=sys.stderr)
+        raise BadInput(refusal) from error
     try:
         _check_same_settings(run)
         yield
@@ -50,6 +56,19 @@ def process_group(run: Run) -> Iterator[None]:
         raise Stopped("another process of this run ended") from error
     time.sleep(GOODBYE)
     distributed.destroy_process_group()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Send what PyTorch's C++ writes to nowhere: of each failed attempt to connect, the frames of its stack."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _check_same_settings(run: Run) -> None:
@@ -77,5 +96,9 @@ def from_rank_0(value: Any) -> Any:
 
 def tell(message: object) -> None:
     """Print on standard error, on rank 0 alone."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    try:
+        speaks = (launched() or (0, 1))[0] == 0
+    except BadInput:
+        speaks = True
+    if speaks:
         print(f"{ERASE if sys.stderr.isatty() else ''}{message}", file=sys.stderr)

@@ -13,6 +13,7 @@ from xent.recording.errors import BadInput
 from xent.recording.settings import flat_settings
 from xent.training.datasets import Data
 
+MAX_TIMEOUT = 7 * 24 * 3600
 GROUPS = ("loss", "model", "data", "optimizer")
 
 
@@ -65,6 +66,8 @@ class Config:
         for key, value in (numbers | {"model.width": self.model.get("width")}).items():
             if isinstance(value, int) and value < 1:
                 raise BadInput(f"{key}={value}: expected a whole number of at least 1")
+        if self.timeout > MAX_TIMEOUT:
+            raise BadInput(f"timeout={self.timeout}: expected at most {MAX_TIMEOUT} seconds, a week")
         if self.precision is Precision.float16:
             raise BadInput("precision=float16: expected float32, float64 or bfloat16; loss_precision may be float16")
         for key, value in {"seed": self.seed, "nudge": self.nudge}.items():

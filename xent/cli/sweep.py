@@ -18,6 +18,7 @@ from xent.cli.compose import Run, compose_run
 from xent.cli.progress import ERASE, Sweep, show_sweep
 from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
+from xent.recording.processes import launched
 from xent.training.datasets import read
 
 
@@ -38,7 +39,7 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
         if not jobs:
             raise BadInput("a sweep without runs: expected values to sweep over, as seed=0,1")
         _refuse_twice(jobs)
-        if "RANK" in os.environ:
+        if launched():
             raise BadInput("torchrun with -m: expected a single run; a sweep trains each of its runs in one process")
         for overrides in jobs:
             # A loss is tried in every combination but those of seed and nudge, any other value once.

@@ -21,6 +21,7 @@ from xent.cli.hints import in_a_sentence
 from xent.cli.progress import Sweep, show_sweep
 from xent.cli.resume import SWEEP, how_to_resume, shown
 from xent.recording import BadInput, Recorder, Stopped
+from xent.recording.output import outlive_readers
 from xent.recording.trace import Trace
 
 COMPILER = "torch._dynamo.exc", "torch._inductor.exc"  # its errors, by name: importing them takes a second
@@ -57,6 +58,7 @@ def errors_of_a_job(folder: Path, is_swept: bool) -> Iterator[None]:
         Stopped: a run of a sweep had to stop.
         KeyboardInterrupt: Ctrl-C in a sweep.
     """
+    outlive_readers()  # in a process of a launcher too
     try:
         yield
     except (BadInput, HydraException, OmegaConfBaseException) as error:
@@ -88,6 +90,7 @@ def errors_of_a_command() -> Iterator[None]:
     Raises:
         SystemExit: with 2 for a wrong command line, 1 for a run that had to stop, 130 for Ctrl-C.
     """
+    outlive_readers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and we print them in one line
     try:
         yield

@@ -1,12 +1,32 @@
 """A training on several processes: which rank writes, and what the ranks hold together."""
 
+import os
 from typing import Any
 
 from torch import Tensor, distributed
 
 from xent.recording.device import accelerator
+from xent.recording.errors import BadInput
 
 ONE_DEVICE_BACKENDS = ("nccl", "xccl")  # they send tensors on the accelerator alone
+
+
+def launched() -> tuple[int, int] | None:
+    """The rank of this process and the number of processes, as torchrun set them; None without it.
+
+    Raises:
+        BadInput: the environment has a part of what torchrun sets, or what cannot be.
+    """
+    values = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    values |= {name: os.environ.get(name, "0") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    if "RANK" not in os.environ:
+        return None
+    numbers = {name: int(value) for name, value in values.items() if value.isdecimal()}
+    are_numbers = len(numbers) == len(values) - 1 and values["MASTER_ADDR"]  # which is the only text
+    if not are_numbers or not numbers["RANK"] < numbers["WORLD_SIZE"] or not 0 < numbers["MASTER_PORT"] < 2**16:
+        found = " ".join(f"{name}={os.environ[name]}" for name in values if name in os.environ)
+        raise BadInput(f"the environment has {found}: start processes by torchrun, or unset RANK for a single one")
+    return numbers["RANK"], numbers["WORLD_SIZE"]
 
 
 def world_size() -> int:

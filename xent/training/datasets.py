@@ -21,6 +21,7 @@ from torchvision.datasets.utils import check_integrity, download_url
 from xent.recording.errors import BadInput, in_one_line
 from xent.training.data import Split
 
+MOST_PADDING = 32
 NAMES = ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")
 
 
@@ -37,7 +38,7 @@ class Data:
         flip: whether training images are mirrored at random.
 
     Raises:
-        BadInput: `std` is not positive, or `crop_padding` is negative.
+        BadInput: `std` is not positive, or `crop_padding` negative or wider than an image.
     """
 
     dataset: str
@@ -50,8 +51,8 @@ class Data:
     def __post_init__(self) -> None:
         if not all(0 < value < inf for value in self.std):
             raise BadInput(f"data.std={self.std}: expected positive numbers")
-        if self.crop_padding < 0:
-            raise BadInput(f"data.crop_padding={self.crop_padding}: expected a whole number of at least 0")
+        if not 0 <= self.crop_padding <= MOST_PADDING:
+            raise BadInput(f"data.crop_padding={self.crop_padding}: expected a whole number from 0 to {MOST_PADDING}")
 
 
 class Images(NamedTuple):

@@ -6,6 +6,7 @@ import torch
 
 from xent.recording.device import accelerator
 from xent.recording.errors import BadInput
+from xent.recording.processes import launched
 
 
 def choose_device(name: str) -> torch.device:
@@ -24,7 +25,7 @@ def choose_device(name: str) -> torch.device:
         count = torch.get_device_module(device).device_count()
     except (RuntimeError, AttributeError):
         raise BadInput(f"device={name}: expected auto, cpu, cuda, cuda:1, mps or xpu") from None
-    processes = 1 if device.type == "cpu" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    processes = 1 if device.type == "cpu" or not launched() else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     named = device.index is not None and name != "auto"
     if (device.index or 0) >= count or processes > count or (processes > 1 and named):
         seen = f"PyTorch {torch.__version__} sees {count or 'no'} {device.type} device{'s' if count != 1 else ''}"
