@@ -6,8 +6,8 @@ DEV := .venv/dev
 LESSON := .venv/lesson
 
 define INSTALLING
-Installing into .venv: 6 GB with CUDA, one to several minutes. For PyTorch without CUDA, 200 MB, stop here
-(Ctrl-C), and follow the first lines of "Start" in README.md.
+Installing PyTorch with CUDA and the rest into .venv: 6 GB, some minutes, without a word.
+"Start" in README.md says how to install PyTorch without CUDA, 200 MB, before that.
 endef
 export INSTALLING
 
@@ -24,7 +24,7 @@ compare: $(TRAIN) ## train with PyTorch's loss and with ours on MNIST: is it the
 	$(BIN)/python train.py -m +experiment=proof
 
 lesson: $(LESSON) ## open the lesson as a notebook, in a browser
-	$(BIN)/jupyter notebook docs/cross-entropy.ipynb
+	$(BIN)/jupyter notebook --allow-root docs/cross-entropy.ipynb
 
 test: $(DEV) ## run what a change must pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not extra'

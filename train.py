@@ -1,9 +1,12 @@
 """Train a classifier with a loss of your choice: python train.py loss=scratch device=cuda"""
 
+import signal
 import sys
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # Ctrl-C ends the imports, which take seconds, without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     import hydra
 except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ def my_loss(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         a scalar.
     """
-    own_logits = logits.gather(1, target[:, None]).squeeze(1)
+    own_logits = logits.gather(1, target[:, None].long()).squeeze(1)  # which takes bytes, as PyTorch's does
     return (logits.logsumexp(1) - own_logits).mean()
 
 

@@ -123,7 +123,10 @@ def load_runs(folders: Iterable[Path]) -> list[Trace]:
         for run in [folder] if (folder / FILE).exists() else inside or [folder]:
             if (run / CHECKPOINT).exists() and not (run / FILE).exists():
                 argument = shlex.quote(f"resume={os.path.relpath(run)}")
-                raise BadInput(f"{run} is not finished: go on with it, python train.py {argument}")
+                advice = f"go on with it, python train.py {argument}"
+                if (run.parent / SWEEP).exists():
+                    advice = f"go on with its sweep, its own command with hydra.sweep.dir={os.path.relpath(run.parent)}"
+                raise BadInput(f"{run} is not finished: {advice}")
             traces.append(load(run))
     _name_by_what_differs(traces)
     return traces

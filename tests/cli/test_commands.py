@@ -16,7 +16,7 @@ from xent.recording.trace import load, save
 
 NO_FLOOR = (
     "Not known: there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed "
-    "(or ask with --exact whether runs are equal to the last bit, which needs no floor)."
+    "(or ask python -m xent.compare --exact whether runs are equal to the last bit, which needs no floor)."
 )
 
 
@@ -121,7 +121,7 @@ def test_in_a_terminal_of_80_columns_nothing_is_cut(tmp_path: Path, monkeypatch:
     )
     assert result.returncode == 0, result.stderr
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stdout)
-    assert shown.startswith("72 runs of model=mlp data=mnist device=cpu in ")
+    assert shown.startswith("\rtrying the losses of 72 runs\r72 runs of model=mlp data=mnist device=cpu in ")
     lines = re.findall(r"\r([^\r\n]*)", shown)
     assert re.search(r"\r70 of 72 runs, \d+ s left", shown) and max(map(len, lines)) < 80, "one line, updated"
     assert "test loss" not in shown

@@ -5,9 +5,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from errno import ENOSPC
 from functools import partial
 from hashlib import sha256
-from io import BytesIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.commands import PROJECT, compare_py, files_of, small, succeeds, the_line, train_py
+from tests.helpers.commands import PROJECT, compare_py, files_of, run_of, small, succeeds, the_line, train_py
 from tests.helpers.runs import differences, scalars
+from train import train
+from xent.recording.output import outlive_readers
 from xent.training.checkpoint import DIGEST
 
 SMALL = small(log_every=1, checkpoint_every=4)
@@ -213,3 +216,54 @@ def test_a_damaged_configuration_is_refused(
     line = the_line(train_py(*small(), f"data.root={PROJECT / 'data'}", f"hydra.run.dir={tmp_path / 'run'}"), configs)
     assert line.startswith(begins) and line.endswith(ends)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("unwritable", "says"), [("a pipe", ""), ("/dev/full", "standard output cannot be written (No")]
+)
+def test_output_that_nobody_reads_stops_nothing(
+    unwritable: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As with `| head`, and with a disk that is full; it is said where there is something to do."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    descriptor = writer if unwritable == "a pipe" else os.open(unwritable, os.O_WRONLY)
+    with TextIOWrapper(os.fdopen(descriptor, "wb"), write_through=True) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        outlive_readers()
+        for _ in range(3):
+            print("result", flush=True)
+        train(run_of(tmp_path, *SMALL))
+        assert sys.stdout.fileno() == descriptor, "what is asked of the stream still is the stream's"
+    assert (tmp_path / "trace.npz").exists()
+    errors = capfd.readouterr().err
+    assert errors.startswith(says) and len(errors.splitlines()) == bool(says)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_shown_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(content, encoding="ascii"))
+    outlive_readers()
+    print("outputs/ünï", flush=True)
+    assert content.getvalue() == b"outputs/\\xfcn\\xef\n"
+
+
+@pytest.mark.parametrize("arguments", [SMALL, ["-m", "seed=0,1", *SMALL]], ids=["a run", "a sweep"])
+def test_a_disk_that_is_full_at_the_start(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> NoReturn:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    monkeypatch.setattr("omegaconf.OmegaConf.save", full)
+    kind = "sweep" if "-m" in arguments else "run"
+    line = the_line(train_py(*arguments, f"hydra.{kind}.dir={tmp_path}"), tmp_path, code=1 if kind == "run" else 2)
+    assert "No space left on device" in line and "make room there" in line
+
+
+def test_a_run_whose_settings_hold_nan_resumes(tmp_path: Path) -> None:
+    weights = "+loss.weight=[nan,1,1,1,1,1,1,1,1,inf]"
+    run = [weights, "on_nonfinite=continue", *SMALL, f"hydra.run.dir={tmp_path}"]
+    expected = succeeds(*run).partition(" in ")[0].splitlines()[-1]
+    (tmp_path / "trace.npz").unlink()
+    assert expected in succeeds(f"resume={tmp_path}") and expected.startswith("test loss nan")

@@ -205,3 +205,41 @@ def test_a_missing_peer_is_waited_for_no_longer_than_asked_and_a_port_in_use_is_
         said = the_line(first.result())
     assert "did not meet" in said and "a free --master-port" in said
     assert not (tmp_path / "run").exists()
+
+
+TORCHRUNS = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"RANK": rank} for rank in ("0", "", "x", "-1")),
+        *(
+            TORCHRUNS | {name: value}
+            for name in TORCHRUNS
+            for value in ("", "x y")
+            if name != "MASTER_ADDR" or not value
+        ),
+        TORCHRUNS | {"RANK": "1"},
+        TORCHRUNS | {"MASTER_PORT": "70000"},
+        TORCHRUNS | {"LOCAL_RANK": ""},
+        TORCHRUNS | {"LOCAL_WORLD_SIZE": "two"},
+    ],
+    ids=str,
+)
+def test_a_part_of_torchruns_environment_is_refused_in_a_line(
+    wrong: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    line = the_line(train_py(*small(), f"hydra.run.dir={tmp_path / 'run'}"))
+    assert line.startswith("the environment has RANK=") and line.endswith("or unset RANK for a single one")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_rank_what_else_is_left_in_the_environment_has_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2" if name == "WORLD_SIZE" else "")
+    assert trained(tmp_path, *small()).settings["processes"] == 1

@@ -1,5 +1,6 @@
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -67,12 +68,14 @@ def compare_py(*arguments: object) -> CompletedProcess[str]:
 
 def _ran(arguments: Sequence[str], run: Callable[[], object]) -> CompletedProcess[str]:
     """What a command printed, and its exit code."""
-    output, errors, code = StringIO(), StringIO(), 0
+    output, errors, code, handler = StringIO(), StringIO(), 0, signal.getsignal(signal.SIGINT)
     with redirect_stdout(output), redirect_stderr(errors):
         try:
             run()
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, handler)  # which a command ignores in the end
     return CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 

@@ -238,7 +238,7 @@ def test_custom_losses_of_one_name_keep_their_modules() -> None:
 
 def test_what_was_not_proved_is_not_known() -> None:
     advice = "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed "
-    advice += "(or ask with --exact whether runs are equal to the last bit, which needs no floor)"
+    advice += "(or ask python -m xent.compare --exact whether runs are equal to the last bit, which needs no floor)"
     assert answer_of(run("torch"), SAME) == f"Not known: {advice}."
     runs = [*nudged(1e-14, steps=64), run("scratch", 1e-14, steps=64)]
     for number, trace in enumerate(runs):  # each differs

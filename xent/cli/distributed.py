@@ -12,7 +12,7 @@ from torch import distributed
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from xent.cli.compose import Run
-from xent.cli.progress import ERASE
+from xent.cli.progress import erase
 from xent.recording.errors import BadInput, Stopped
 from xent.recording.processes import launched
 
@@ -101,4 +101,4 @@ def tell(message: object) -> None:
     except BadInput:
         speaks = True
     if speaks:
-        print(f"{ERASE if sys.stderr.isatty() else ''}{message}", file=sys.stderr)
+        print(f"{erase(sys.stderr)}{message}", file=sys.stderr)

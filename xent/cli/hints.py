@@ -2,6 +2,8 @@
 
 import re
 import sys
+from contextlib import suppress
+from importlib import import_module
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -29,16 +31,27 @@ def in_a_sentence(error: HydraException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read: expected key=value, or key=value,value with -m"
     if found := re.search(r"Error locating target '(.+?)'", message):
-        root: BaseException = error
-        while root.__cause__:
-            root = root.__cause__
-        return f"{found[1]} cannot be found ({root}): expected package.module.name of a class or function"
+        return _not_found(found[1], error)
     for pattern, sentence in SENTENCES.items():
         if found := re.search(pattern, message, re.DOTALL):
             return sentence.format(found[1].lower() if "SWEEP" in pattern else found[1].strip())
     if found := re.search(r"Could not override '(.+?)'", message):
         return not_a_setting(found[1], _settings())
-    return message.partition("Config search path")[0]
+    if found := re.search(r"Error merging override (.+?):?\s+Invalid value .*?, (expected one of \[.+?\])", message):
+        return f"{found[1]}: {found[2]}"
+    return re.sub(r"\s+full_key: .*", "", message.partition("Config search path")[0], flags=re.DOTALL)
+
+
+def _not_found(target: str, error: BaseException) -> str:
+    """Why there is no such class or function: its module has none of that name, or cannot be imported."""
+    module, _, name = target.rpartition(".")
+    with suppress(Exception):  # anyone's module may raise anything
+        near = nearest(name, dir(import_module(module)))
+        hint = f"did you mean {module}.{near[0]}?" if near else "expected the name of a class or function there"
+        return f"{target} cannot be found, {module} has no {name}: {hint}"
+    while error.__cause__:
+        error = error.__cause__
+    return f"{target} cannot be found ({error}): expected package.module.name of a class or function"
 
 
 def _no_such_choice(given: str, options: list[str]) -> str:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
@@ -14,7 +16,7 @@ from hydra.core.singleton import Singleton
 from xent.cli.compose import Run, run_name
 from xent.recording.trace import FILE, load
 
-ERASE = "\r\x1b[K"  # takes the line of progress away
+ERASE = "\r\x1b[K"
 SEEDS_AND_NUDGES = "seed=", "nudge="
 
 Overrides = tuple[str, ...]
@@ -85,16 +87,22 @@ def progress(run: Run, first: int, steps: int) -> Iterator[Callable[[int, float]
     begun, sweep, is_shown = time.time(), Sweep(), sys.stdout.isatty() and is_alone
 
     def show(step: int, loss: float) -> None:
+        at = f"step {step} of {steps}"
         if run.is_swept:
-            before = f"{sweep.so_far(step / steps)}: {sweep.name(tuple(run.overrides))}, step {step} of {steps}"
+            _update(sweep.so_far(step / steps), at, f"loss {loss:.4f}", sweep.name(tuple(run.overrides)))
         else:
             left = (steps - step) * (time.time() - begun) / (step - first)
-            before = f"step {step} of {steps}{_left(left)}"
-        _update(f"{before}, loss {loss:.4f}")
+            _update(f"{at}{_left(left)}", f"loss {loss:.4f}")
 
     yield show if is_shown else lambda step, loss: None
     if is_shown:
-        print(ERASE, end="", flush=True)
+        print(erase(), end="", flush=True)
+
+
+def show_trying(runs: int) -> None:
+    """Show in a terminal that a sweep is tried before its first run."""
+    if sys.stdout.isatty():
+        _update(f"trying the losses of {runs} runs")
 
 
 def show_sweep(run: Run | None = None) -> None:
@@ -120,9 +128,17 @@ def show_sweep(run: Run | None = None) -> None:
             print(f"{f'{name}: ' if name else ''}{what}, test loss {loss:.4f}, accuracy {accuracy:.2%}", flush=True)
 
 
-def _update(line: str) -> None:
-    """Show a line in place of the last one, cut to the width of the terminal."""
-    print(f"{ERASE}{line[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+def erase(stream: TextIO | None = None) -> str:
+    """What takes the line of progress away; empty if a stream, by default standard output, is no terminal."""
+    return ERASE if (stream or sys.stdout).isatty() else ""
+
+
+def _update(*parts: str) -> None:
+    """Show a line in place of the last one: its first part, and as many of the others as fit into the terminal."""
+    width = shutil.get_terminal_size().columns
+    lines = list(accumulate(parts, "{}, {}".format))
+    line = next((line for line in reversed(lines) if len(line) < width), parts[0][: width - 1])
+    print(f"{ERASE}{line}", end="", flush=True)
 
 
 def _left(seconds: float | None) -> str:

@@ -1,8 +1,10 @@
 """Resume a run: its command line, and how to go on."""
 
 import os
+import re
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from xent.cli.compose import Run
+from xent.cli.schema import Config
 from xent.recording.errors import BadInput
 from xent.recording.trace import FILE, load
 from xent.training import checkpoint
@@ -24,8 +27,12 @@ def resumed(arguments: list[str]) -> list[str]:
     Overrides that import code or configure Hydra are not taken from the file: they must be given again.
 
     Raises:
-        BadInput: such an override is not given again, or the folder holds no run to resume.
+        BadInput: such an override is not given again, the folder holds no run to resume, or a setting has dashes.
     """
+    settings = [field.name for field in fields(Config)]
+    for argument in arguments:
+        if argument.startswith("-") and re.split("[.=]", argument.lstrip("-"))[0] in settings:
+            raise BadInput(f"{argument}: a setting has no dashes, write {argument.lstrip('-')}")
     resume = [argument for argument in arguments if argument.startswith("resume=")]
     if not resume:
         return arguments
@@ -59,7 +66,8 @@ def how_to_resume(folder: Path) -> str:
     # A run of a sweep may be in a process with another command line.
     typed = job.overrides.task if job and job.mode is RunMode.MULTIRUN and not is_sweep else sys.argv[1:]
     words = [word for word in typed if not word.startswith(key)]
-    is_resumed = not is_sweep and (job is None or all(map(_is_harmless, words)))
+    of_run = [word for word in words if not word.startswith("hydra.")]
+    is_resumed = any(folder.glob("checkpoint*.pt")) and (job is None or all(map(_is_harmless, of_run)))
     words = [f"resume={shown(folder)}"] if is_resumed else [*words, f"{key}{shown(folder)}"]
     return f"to go on: {shlex.join(['python', 'train.py', *words])}"
 

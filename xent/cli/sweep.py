@@ -15,7 +15,7 @@ from omegaconf import DictConfig, open_dict
 
 from xent.cli.build import build_tried_loss, try_optimizer
 from xent.cli.compose import Run, compose_run
-from xent.cli.progress import ERASE, Sweep, show_sweep
+from xent.cli.progress import Sweep, erase, show_sweep, show_trying
 from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
 from xent.recording.processes import launched
@@ -39,6 +39,7 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
         if not jobs:
             raise BadInput("a sweep without runs: expected values to sweep over, as seed=0,1")
         _refuse_twice(jobs)
+        show_trying(len(jobs))
         if launched():
             raise BadInput("torchrun with -m: expected a single run; a sweep trains each of its runs in one process")
         for overrides in jobs:
@@ -59,8 +60,9 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
     Sweep().begin(tuple(runs), folder)
     swept = {word.partition("=")[0] for run in runs for word in Sweep().name(run).split()}
     alike = " ".join(f"{key}={tried.settings[key]}" for key in ("model", "data", "device") if key not in swept)
+    counted = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}"
     earlier = f", {Sweep().earlier} of them finished" if Sweep().earlier else ""
-    print(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''} of {alike} in {os.path.relpath(folder)}{earlier}", flush=True)
+    print(f"{erase()}{counted} of {alike} in {os.path.relpath(folder)}{earlier}", flush=True)
     if foreseen := _no_verdict(tried, runs, config.hydra.callbacks.get("compare") or {}):
         print(foreseen, flush=True)
     show_sweep()
@@ -127,8 +129,7 @@ class CompareRuns(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.by is None:
             return
-        if sys.stdout.isatty():
-            print(ERASE, end="", flush=True)
+        print(erase(), end="", flush=True)
         from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
 
         folder = Path(config.hydra.sweep.dir)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from xent.cli.hints import in_a_sentence
 from xent.cli.progress import Sweep, show_sweep
 from xent.cli.resume import SWEEP, how_to_resume, shown
 from xent.recording import BadInput, Recorder, Stopped
+from xent.recording.files import cannot_write, is_full
 from xent.recording.output import outlive_readers
 from xent.recording.trace import Trace
 
@@ -63,17 +65,16 @@ def errors_of_a_job(folder: Path, is_swept: bool) -> Iterator[None]:
         yield
     except (BadInput, HydraException, OmegaConfBaseException) as error:
         _refuse(error)
-    except (Stopped, torch.OutOfMemoryError) as error:
-        reason = error if isinstance(error, Stopped) else "a batch does not fit into memory: give accumulate=2, or more"
-        tell(f"{reason}; what was trained is kept, {how_to_resume(folder)}")
-        if is_swept:
-            raise Stopped from error  # Hydra raises it after the other runs of the sweep
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         if is_swept:
             raise  # ends the whole sweep
         _end_interrupted(folder if any(folder.glob("checkpoint*")) else None)
     except Exception as error:
+        if reason := _reason_to_stop(error, folder):
+            tell(f"{reason}; what was trained is kept, {how_to_resume(folder)}")
+            if is_swept:
+                raise Stopped from error  # Hydra raises it after the other runs of the sweep
+            raise SystemExit(1) from None
         is_in_folder = isinstance(error, OSError) and str(error.filename).startswith(str(folder))
         if is_in_folder or type(error).__module__ in COMPILER:
             _refuse(error)
@@ -91,6 +92,7 @@ def errors_of_a_command() -> Iterator[None]:
         SystemExit: with 2 for a wrong command line, 1 for a run that had to stop, 130 for Ctrl-C.
     """
     outlive_readers()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and we print them in one line
     try:
         yield
@@ -102,9 +104,21 @@ def errors_of_a_command() -> Iterator[None]:
         _end_interrupted(Sweep().folder if (Sweep().folder / SWEEP).exists() else None)
     except Exception as error:  # Hydra refuses a command line in many ways
         _refuse(error)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave tracebacks of the interpreter's end
+
+
+def _reason_to_stop(error: Exception, folder: Path) -> str:
+    """Why a run had to stop that may go on another time; empty if an error is no such reason."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "a batch does not fit into memory: give accumulate=2, or more"
+    if isinstance(error, OSError) and is_full(error):
+        return str(cannot_write(folder, error))
+    return str(error) if isinstance(error, Stopped) else ""
 
 
 def _end_interrupted(folder: Path | None) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     tell(f"stopped; {how_to_resume(folder) if folder else 'before training began'}")
     raise SystemExit(130)
 
@@ -125,6 +139,8 @@ def _refuse(error: Exception) -> NoReturn:
     message = str(error)
     if isinstance(error, HydraException):
         message = in_a_sentence(error)
+    elif is_full(error):
+        message = f"{message}: make room there, and give the command again"
     elif isinstance(error, OSError) and error.filename:
         message = f"cannot write {error.filename} ({error.strerror}): give another folder as hydra.run.dir=..."
     elif isinstance(error, YAMLError | UnicodeDecodeError):

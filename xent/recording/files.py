@@ -35,5 +35,9 @@ def write_whole(file: Path, content: BytesIO, previous: Path | None = None) -> N
 
 def cannot_write(file: Path, error: OSError) -> Stopped:
     """The error of a file that could not be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return Stopped(f"cannot write {file} ({error.strerror}){': make room there' if full else ''}")
+    return Stopped(f"cannot write {file} ({error.strerror}){': make room there' if is_full(error) else ''}")
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error says that a disk is full, or a quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -80,7 +80,7 @@ class Recorder:
         are_integers = all(type(number) is int for number in (nudge, 1 if steps is None else steps))  # and no bool
         if not are_integers or nudge < 0 or (steps is not None and steps < 1):
             expected = "expected an integer of 1 or more, or None, and one of 0 or more"
-            raise BadInput(f"steps={steps}, nudge={nudge}: {expected}")
+            raise BadInput(f"steps={steps!r}, nudge={nudge!r}: {expected}")
         self._folder = Path(folder) if folder else None
         if self._folder and (self._folder / FILE).exists():
             raise BadInput(f"{folder} holds a finished run: delete its {FILE}, or give another folder")

@@ -13,7 +13,8 @@ over seeds. (xent's own trainings are probed with 256 test images.) The *floor* 
 nudged: every first weight moved by one unit in the last place, the samples of every batch in another order. So far
 apart are correct runs, by rounding alone.
 
-- decades above floor: powers of ten between gap and floor, the mean over seeds and steps, or over steps that stand out
+- decades above floor: powers of ten between gap and floor. It is the mean over seeds and steps, or that of the one run
+  or the stretch of steps that stands out most, times the root of its share. So it may be positive below a mean floor
 - limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches;
   at a single late probe, three standard deviations of the nudged runs more
 - nudged runs reach: the most decades that one nudge of the reference is above the other nudges

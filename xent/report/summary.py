@@ -26,7 +26,7 @@ SHOWN = 3  # differing candidates that the answer names; the table has them all
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 WHY_UNKNOWN = {
     Verdict.NO_FLOOR: "there is no floor to judge by, train the reference with nudge=0,1,2 too, for every seed "
-    "(or ask with --exact whether runs are equal to the last bit, which needs no floor)",
+    "(or ask python -m xent.compare --exact whether runs are equal to the last bit, which needs no floor)",
     Verdict.NOTHING_LEARNED: "outputs hardly changed, which tells nothing, train longer or with another learning rate",
 }
 
