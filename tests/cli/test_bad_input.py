@@ -88,7 +88,7 @@ def refused(*overrides: str) -> str:
         ("~nudge", "nudge is not set: give it as nudge=..."),
         ("~loss=torch", "loss is not set: give it as loss=..."),
         ("seed=1,01", "seed=1,01: a run takes one value, or a list as key=[1,2]; add -m to sweep"),
-        ("-m seed=interval(0,1)", "interval(): expected values, as seed=0,1,2 or seed=range(0,3)"),
+        ("-m seed=interval(0,1)", "INTERVAL_SWEEP: expected values, as seed=0,1,2 or seed=range(0,3)"),
         ("-m seed=1,01", "two runs of the sweep are the same: seed=1 and seed=01"),
         ("-m seed=range(0,0)", "a sweep without runs: expected values to sweep over, as seed=0,1"),
         ("-m loss=torch,", "'loss=torch,' cannot be read: expected key=value"),

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.cli.test_events import curves, reader_of
 from tests.helpers.commands import PROJECT, compare_py, small, succeeds, the_line, train_py
-from tests.helpers.processes import Forked, ended, outputs, ranks, started, wait_for
+from tests.helpers.processes import TORCHRUNS, Forked, ended, outputs, ranks, started, wait_for
 from tests.helpers.runs import differences, judged
 from xent.cli.accompany import _interrupted_between_steps as interrupted_between_steps
 
@@ -44,7 +44,8 @@ def test_ctrl_c_waits_for_the_end_of_a_step_and_a_second_one_does_not() -> None:
 
 def test_of_torchruns_processes_rank_0_alone_is_interrupted_by_either_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("RANK", "0")
+    for name, value in TORCHRUNS.items():
+        monkeypatch.setenv(name, value)
     for number in (signal.SIGINT, signal.SIGTERM):
         for rank in (0, 1):
             monkeypatch.setattr("xent.cli.accompany.rank", lambda rank=rank: rank)

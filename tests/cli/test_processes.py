@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import PROJECT, compare_py, small, succeeds, the_line, train_py, trained
-from tests.helpers.processes import SHORT, ended, ranks, torchrun, trained_by, wait_for
+from tests.helpers.processes import SHORT, TORCHRUNS, ended, ranks, torchrun, trained_by, wait_for
 from tests.helpers.runs import differences, judged, scalars
 from xent.recording.capture import GRADIENT, LOSS, UPDATE
 from xent.recording.trace import load
@@ -205,9 +205,6 @@ def test_a_missing_peer_is_waited_for_no_longer_than_asked_and_a_port_in_use_is_
         said = the_line(first.result())
     assert "did not meet" in said and "a free --master-port" in said
     assert not (tmp_path / "run").exists()
-
-
-TORCHRUNS = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
 @pytest.mark.parametrize(

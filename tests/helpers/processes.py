@@ -18,6 +18,7 @@ from tests.helpers.commands import PROJECT, train_py
 from xent.training import datasets
 
 SHORT = ["model=mlp", "model.width=16", "max_steps=20", "batch_size=64", "checkpoint_every=2", "log_every=1"]
+TORCHRUNS = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # its environment
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload([__name__])
 datasets.read("MNIST", PROJECT / "data")

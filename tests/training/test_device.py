@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from torch._inductor import config
 
 from tests.helpers.commands import small, the_line, train_py, trained
+from tests.helpers.processes import TORCHRUNS
 from xent.recording.errors import BadInput
 from xent.training.device import choose_device, make_deterministic
 from xent.verdict.floor import bitwise_identical
@@ -32,7 +33,8 @@ def test_every_process_takes_its_own_device_that_is_there(accelerator: str, monk
     with pytest.raises(BadInput, match=says):
         choose_device(f"{accelerator}:{count}")
     monkeypatch.setattr(torch.get_device_module(accelerator), "device_count", lambda: 3)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for name, value in (TORCHRUNS | {"LOCAL_WORLD_SIZE": "3"}).items():
+        monkeypatch.setenv(name, value)
     for rank in range(3):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert {choose_device(name) for name in (accelerator, "auto")} == {torch.device(accelerator, rank)}

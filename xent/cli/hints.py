@@ -17,7 +17,7 @@ from xent.recording.settings import flat_settings
 SENTENCES = {  # by what is in Hydra's message
     r"Could not override '(.+?)'\. No match in the defaults": "{0} has no default: write +{0}=...",
     r"Ambiguous value for argument '(.+?)'": "{0}: a run takes one value, or a list as key=[1,2]; add -m to sweep",
-    r"does not support sweep type : (\w+)_SWEEP": "{0}(): expected values, as seed=0,1,2 or seed=range(0,3)",
+    r"does not support sweep type : (\w+)": "{0}: expected values, as seed=0,1,2 or seed=range(0,3)",
 }
 
 
@@ -34,7 +34,7 @@ def in_a_sentence(error: HydraException) -> str:
         return _not_found(found[1], error)
     for pattern, sentence in SENTENCES.items():
         if found := re.search(pattern, message, re.DOTALL):
-            return sentence.format(found[1].lower() if "SWEEP" in pattern else found[1].strip())
+            return sentence.format(found[1].strip())
     if found := re.search(r"Could not override '(.+?)'", message):
         return not_a_setting(found[1], _settings())
     if found := re.search(r"Error merging override (.+?):?\s+Invalid value .*?, (expected one of \[.+?\])", message):

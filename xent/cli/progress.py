@@ -28,18 +28,21 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
 
     Attributes:
         runs: the command line of each run, without what is Hydra's; none without a sweep.
+        shared: what all of these have in common.
         folder: where they are recorded.
         began: when training began, in seconds.
         earlier: how many runs were finished before.
     """
 
     runs: tuple[Overrides, ...] = ()
+    shared: frozenset[str] = frozenset()
     folder: Path = Path()
     began: float = 0.0
     earlier: int = 0
 
     def begin(self, runs: tuple[Overrides, ...], folder: Path) -> None:
-        self.runs, self.folder, self.began = runs, folder, time.time()
+        self.runs, self.shared = runs, frozenset.intersection(*map(frozenset, runs))
+        self.folder, self.began = folder, time.time()
         self.earlier = self.finished()
 
     def trace(self, run: Overrides) -> Path:
@@ -52,8 +55,7 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
 
     def name(self, run: Overrides, without: Overrides = ()) -> str:
         """What tells a run from the others, `loss=scratch seed=1`, without some keys."""
-        shared = set.intersection(*map(set, self.runs))
-        return " ".join(word for word in run if word not in shared and not word.startswith(without))
+        return " ".join(word for word in run if word not in self.shared and not word.startswith(without))
 
     def is_drawn(self, run: Sequence[str]) -> bool:
         """Whether a run has the first seed of the sweep, whose curves stand for those of the others."""
@@ -120,9 +122,8 @@ def show_sweep(run: Run | None = None) -> None:
         newest = all(file.exists() for file in group) and max(group, key=lambda file: (file.stat().st_mtime_ns, file))
         if newest == sweep.trace(overrides):
             traces = [load(file.parent) for file in group]
-            loss, accuracy = (
-                sum(figures) / len(group) for figures in zip(*(trace.tests[trace.step] for trace in traces))
-            )
+            results = zip(*(trace.tests[trace.step] for trace in traces))
+            loss, accuracy = (sum(figures) / len(group) for figures in results)
             what = f"{len(group)} runs" if len(group) > 1 else "one run"
             name = sweep.name(overrides, SEEDS_AND_NUDGES)
             print(f"{f'{name}: ' if name else ''}{what}, test loss {loss:.4f}, accuracy {accuracy:.2%}", flush=True)
