@@ -7,7 +7,7 @@ LESSON := .venv/lesson
 
 define INSTALLING
 Installing PyTorch with CUDA and the rest into .venv: 6 GB, some minutes, without a word.
-"Start" in README.md says how to install PyTorch without CUDA, 200 MB, before that.
+For PyTorch without CUDA, 200 MB: Ctrl-C, make clean-env, then "Start" in README.md.
 endef
 export INSTALLING
 

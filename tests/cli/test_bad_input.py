@@ -42,7 +42,7 @@ def refused(*overrides: str) -> str:
     [
         ("loss=none", "loss=none: expected one of article, custom, fused, scratch, torch, impostor/NAME"),
         ("loss=custom", "loss._target_ is not set: give it as loss._target_=..."),
-        ("epochs=two", "Value 'two' of type 'str' could not be converted to Integer"),
+        ("epochs=two", "epochs=two: expected a whole number"),
         *((f"{count}=0", f"{count}=0: expected a whole number of at least 1") for count in COUNTS),
         ("epochs=1000000 max_steps=null", "epochs=1000000 are 468,000,000 steps: expected at most 100,000,000"),
         ("log_every=-1", "log_every=-1: expected a whole number of at least 1"),
@@ -78,6 +78,8 @@ def refused(*overrides: str) -> str:
         ("timeout=99999999999", "timeout=99999999999: expected at most 604800 seconds, a week"),
         ("data.crop_padding=100000", "data.crop_padding=100000: expected a whole number from 0 to 32"),
         ("loss=custom loss._target_=torch.nn.CrossEntropyLos", "did you mean torch.nn.CrossEntropyLoss?"),
+        ("nudge=a", "nudge=a: expected a whole number"),
+        ("channels_last=maybe", "channels_last=maybe: expected true or false"),
         ("lr=0.1", "lr is not a setting: did you mean optimizer.lr?"),
         ("+lr=0.1", "lr is not a setting: did you mean optimizer.lr?"),
         ("optimiser.lr=0.1", "optimiser.lr is not a setting: did you mean optimizer.lr?"),

@@ -19,6 +19,7 @@ SENTENCES = {  # by what is in Hydra's message
     r"Ambiguous value for argument '(.+?)'": "{0}: a run takes one value, or a list as key=[1,2]; add -m to sweep",
     r"does not support sweep type : (\w+)": "{0}: expected values, as seed=0,1,2 or seed=range(0,3)",
 }
+KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def in_a_sentence(error: HydraException) -> str:
@@ -39,6 +40,8 @@ def in_a_sentence(error: HydraException) -> str:
         return not_a_setting(found[1], _settings())
     if found := re.search(r"Error merging override (.+?):?\s+Invalid value .*?, (expected one of \[.+?\])", message):
         return f"{found[1]}: {found[2]}"
+    if found := re.search(r"Error merging override (.+?): Value .*?(Integer|Float|bool)\b", message):
+        return f"{found[1]}: expected {KINDS[found[2]]}"
     return re.sub(r"\s+full_key: .*", "", message.partition("Config search path")[0], flags=re.DOTALL)
 
 

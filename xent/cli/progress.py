@@ -64,6 +64,8 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
     def so_far(self, part: float = 0.0) -> str:
         """`12 of 72 runs, 40 s left`, when a part, from 0 to 1, of another run is done."""
         finished = self.finished()
+        if finished == len(self.runs):
+            return f"{finished} runs are trained, judging them"
         made = finished + part - self.earlier
         left = (len(self.runs) - finished - part) * (time.time() - self.began) / made if made else None
         return f"{finished} of {len(self.runs)} runs{_left(left)}"
