@@ -2,13 +2,15 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import command, compare_py, small, succeeds, the_line, train_py, trained
+from tests.helpers.commands import PROJECT, command, compare_py, small, succeeds, the_line, train_py, trained
 from tests.helpers.runs import judged, run
 from xent.compare import load_runs
 from xent.recording.errors import BadInput
@@ -183,3 +185,9 @@ def test_a_line_of_a_run_is_seen_at_once(tmp_path: Path) -> None:
     with redirect_stdout(Pipe()) as pipe:
         trained(tmp_path, "model=mlp", "model.width=4", "max_steps=2")
     assert "after 2 steps" in pipe.seen == pipe.getvalue()
+
+
+def test_outside_the_environment_a_line_says_what_to_activate() -> None:
+    result = subprocess.run([sys.executable, "-S", "train.py"], cwd=PROJECT, capture_output=True, text=True)
+    line = "No module named 'hydra': expected the environment of make compare, source .venv/bin/activate\n"
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", line)

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from tests.helpers.commands import small, trained
+from tests.helpers.commands import small, succeeds, trained
 from tests.helpers.runs import scalars
 from tests.training.test_checkpoint import killed_at
 from xent.recording.errors import Stopped
@@ -113,3 +113,17 @@ def test_a_full_disk_stops_a_run_without_a_traceback(fit: int, tmp_path: Path, m
             trained(tmp_path / "run", *SETTINGS)
     assert not hook.called
     assert trained(tmp_path / "run", *SETTINGS).step == 24, "when there is room again"
+
+
+def test_of_a_sweep_over_seeds_the_first_has_curves_and_a_nudged_run_has_none(tmp_path: Path) -> None:
+    """TensorBoard ticks no run where there are more than forty."""
+    succeeds(
+        "-m",
+        "seed=0,1",
+        "nudge=0,1",
+        *small(max_steps=2),
+        "hydra.callbacks.compare.by=null",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    drawn = [file.parent.name.split(",model")[0] for file in tmp_path.glob("seed*/events*")]
+    assert (drawn, len(list(tmp_path.glob("*/trace.npz")))) == (["seed=0,nudge=0"], 4)

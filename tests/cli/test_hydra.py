@@ -15,6 +15,7 @@ from tests.helpers.commands import PROJECT, composed, run_of, small, succeeds, t
 from tests.helpers.runs import judged
 from xent.cli.compose import IMPOSTORS, run_name
 from xent.cli.schema import GROUPS, validated
+from xent.recording.trace import load
 
 DIVERGES, GOES_ON = "optimizer.lr=1e30", "on_nonfinite=continue"  # the loss is NaN at step 2, and the run stops
 FLAGS = ["--config-dir={}", "--config-dir {}", "hydra.searchpath=[file://{}]", "--config-name mine --config-dir={}"]
@@ -60,6 +61,36 @@ def test_settings_are_flat_and_frozen_and_those_that_a_run_depends_on(tmp_path: 
     assert run_of(tmp_path, *ignored).settings == run_of(tmp_path).settings
     with pytest.raises(FrozenInstanceError):
         run.folder = tmp_path / "other"  # type: ignore[misc]
+
+
+def test_threads_are_pytorchs_but_no_more_than_the_cores_and_one_in_a_small_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xent.cli.compose.PYTORCHS_THREADS", 8)
+    for cores, expected in ((2, 2), (16, 8)):
+        monkeypatch.setattr("xent.cli.compose.cpu_count", lambda cores=cores: cores)
+        run = run_of(tmp_path, "model=cnn")
+        assert (run.threads, run.settings["machine.threads"]) == (expected, expected)
+        assert "threads" not in run.settings, "what is matched is what computes"
+    assert run_of(tmp_path, "model=mlp").threads == 1
+    assert run_of(tmp_path, "model=mlp", "threads=3").settings["machine.threads"] == 3
+
+
+@pytest.mark.parametrize(("cores", "at_a_time"), [(2, 2), (64, 8)])
+def test_the_proof_trains_as_many_runs_at_a_time_as_there_are_cores(
+    cores: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xent.cli.compose.cpu_count", lambda: cores)
+    _, hydra = composed("+experiment=proof")
+    assert (hydra.runtime.choices["hydra/launcher"], hydra.launcher.n_jobs) == ("cores", at_a_time)
+
+
+@pytest.mark.parametrize("name", ["RAdam", "RMSprop", "Adadelta", "Adafactor", "NAdam"])
+def test_an_optimizer_is_a_file_of_two_lines(name: str, tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "mine.yaml").write_text(f"_target_: torch.optim.{name}\nlr: 1e-3\n")
+    succeeds("--config-dir", str(tmp_path), "optimizer=mine", *small(max_steps=2), f"hydra.run.dir={tmp_path / 'run'}")
+    assert load(tmp_path / "run").settings["optimizer"] == "mine"
 
 
 def test_a_run_is_named_by_what_its_command_line_changed_and_a_sweep_by_the_microsecond() -> None:

@@ -68,6 +68,29 @@ def test_ctrl_c_leaves_a_run_to_resume(tmp_path: Path, monkeypatch: pytest.Monke
     assert the_line(compare_py(folder)) == f"{folder} is not finished: go on with it, {resume}"
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.03])
+def test_a_second_ctrl_c_leaves_one_line_or_none(seconds: float, tmp_path: Path) -> None:
+    """None where the first came before training, and none of the interpreter's end."""
+    process = started("train.py", "epochs=100", "model=mlp", "log_every=5", f"hydra.run.dir={tmp_path / 'run'}")
+    while process.poll() is None and not any(tmp_path.glob("run/events*")):
+        time.sleep(0.1)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(seconds)
+    _, errors, code = ended(process, timeout=60)
+    assert (code, errors.count("\n")) == (130, 1) and errors.startswith("stopped; to go on: ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process has loaded is Linux's to say")
+def test_ctrl_c_during_the_imports_leaves_nothing(tmp_path: Path) -> None:
+    process = started("train.py", f"hydra.run.dir={tmp_path / 'run'}")
+    while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors, code = ended(process, timeout=60)
+    assert (code, errors, (tmp_path / "run").exists()) == (-signal.SIGINT, "", False)
+
+
 def interrupted(logits: Tensor, target: Tensor) -> Tensor:
     """A loss at which Ctrl-C is pressed while a run trains, not while the loss is tried."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

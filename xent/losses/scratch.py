@@ -47,7 +47,8 @@ def cross_entropy(
         a scalar, or with reduction `none` one loss per target, in the dtype of `input` (float32 under autocast).
 
     Raises:
-        Exception: what PyTorch raises; see xent/losses/arguments.py.
+        Exception: what PyTorch raises; see xent/losses/arguments.py. `torch.jit.script` refuses this function, though
+            it takes PyTorch's: use torch.compile or torch.export.
     """
     ignore_index, reduction = check_arguments(input, target, weight, ignore_index, reduction, label_smoothing)
     try:
