@@ -90,7 +90,7 @@ endif
 $(TRAIN) $(DEV) $(LESSON): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1): expected Python 3.11 to 3.13, give one as make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import torch' 2> /dev/null || echo "$$INSTALLING"
 	$(BIN)/python -m pip install --quiet --editable '.[$(@F)]' --constraint constraints.txt
 	@touch $(TRAIN) $@

@@ -61,7 +61,11 @@ def process_group(run: Run) -> Iterator[None]:
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Send what PyTorch's C++ writes to nowhere: of each failed attempt to connect, the frames of its stack."""
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # nothing is written where there is no such stream
+        yield
+        return
     os.dup2(nowhere, 2)
     try:
         yield

@@ -1,5 +1,6 @@
 """Progress: in a terminal, one line that is updated; elsewhere, a line for each group of a sweep's runs."""
 
+import os
 import shutil
 import sys
 import time
@@ -30,6 +31,7 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
         runs: the command line of each run, without what is Hydra's; none without a sweep.
         shared: what all of these have in common.
         folder: where they are recorded.
+        typed: the arguments of the command.
         began: when training began, in seconds.
         earlier: how many runs were finished before.
     """
@@ -37,12 +39,14 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
     runs: tuple[Overrides, ...] = ()
     shared: frozenset[str] = frozenset()
     folder: Path = Path()
+    typed: Overrides = ()
     began: float = 0.0
     earlier: int = 0
 
     def begin(self, runs: tuple[Overrides, ...], folder: Path) -> None:
-        self.runs, self.shared = runs, frozenset.intersection(*map(frozenset, runs))
-        self.folder, self.began = folder, time.time()
+        """Begin to count the runs of a sweep, in an absolute folder; none if their folders have names of their own."""
+        self.runs, self.shared = runs, frozenset.intersection(*map(frozenset, runs)) if runs else frozenset()
+        self.folder, self.typed, self.began = folder, tuple(sys.argv[1:]), time.time()
         self.earlier = self.finished()
 
     def trace(self, run: Overrides) -> Path:
@@ -59,11 +63,10 @@ class Sweep(metaclass=Singleton):  # Hydra copies its singletons to the processe
 
     def is_drawn(self, run: Sequence[str]) -> bool:
         """Whether a run has the first seed of the sweep, whose curves stand for those of the others."""
-        return all(word in run for word in self.runs[0] if word.startswith("seed="))
+        return not self.runs or all(word in run for word in self.runs[0] if word.startswith("seed="))
 
-    def so_far(self, part: float = 0.0) -> str:
+    def so_far(self, finished: int, part: float = 0.0) -> str:
         """`12 of 72 runs, 40 s left`, when a part, from 0 to 1, of another run is done."""
-        finished = self.finished()
         if finished == len(self.runs):
             return f"{finished} runs are trained, judging them"
         made = finished + part - self.earlier
@@ -81,6 +84,7 @@ def progress(run: Run, first: int, steps: int) -> Iterator[Callable[[int, float]
     """Show the progress of a run that trains alone in a terminal; the line disappears at the end.
 
     Args:
+        run: the run; of a sweep whose runs are counted, the progress is that of the sweep.
         first: the number of steps from which it resumes.
         steps: their number at the end.
 
@@ -88,24 +92,27 @@ def progress(run: Run, first: int, steps: int) -> Iterator[Callable[[int, float]
         a function that takes the number of steps made and the loss.
     """
     is_alone = not run.is_swept or HydraConfig.get().launcher.get("n_jobs", 1) == 1
-    begun, sweep, is_shown = time.time(), Sweep(), sys.stdout.isatty() and is_alone
+    begun, sweep, is_shown = time.time(), Sweep(), is_terminal() and is_alone
+    is_counted, finished = run.is_swept and bool(sweep.runs), sweep.finished()
 
     def show(step: int, loss: float) -> None:
         at = f"step {step} of {steps}"
-        if run.is_swept:
-            _update(sweep.so_far(step / steps), at, f"loss {loss:.4f}", sweep.name(tuple(run.overrides)))
+        if is_counted:
+            _update(sweep.so_far(finished, step / steps), at, f"loss {loss:.4f}", sweep.name(tuple(run.overrides)))
         else:
             left = (steps - step) * (time.time() - begun) / (step - first)
             _update(f"{at}{_left(left)}", f"loss {loss:.4f}")
 
-    yield show if is_shown else lambda step, loss: None
-    if is_shown:
-        print(erase(), end="", flush=True)
+    try:
+        yield show if is_shown else lambda step, loss: None
+    finally:
+        if is_shown:
+            print(erase(), end="", flush=True)
 
 
 def show_trying(runs: int) -> None:
     """Show in a terminal that a sweep is tried before its first run."""
-    if sys.stdout.isatty():
+    if is_terminal():
         _update(f"trying the losses of {runs} runs")
 
 
@@ -116,12 +123,14 @@ def show_sweep(run: Run | None = None) -> None:
     alone. In several processes, that is the run whose trace is the newest.
     """
     sweep = Sweep()
-    if sys.stdout.isatty():
-        _update(sweep.so_far())
+    if not sweep.runs:
+        return
+    if is_terminal():
+        _update(sweep.so_far(sweep.finished()))
     elif run:
         overrides = tuple(run.overrides)
         group = sweep.group(overrides)
-        newest = all(file.exists() for file in group) and max(group, key=lambda file: (file.stat().st_mtime_ns, file))
+        newest = all(file.exists() for file in group) and max(group, key=lambda file: (file.stat().st_ctime_ns, file))
         if newest == sweep.trace(overrides):
             traces = [load(file.parent) for file in group]
             results = zip(*(trace.tests[trace.step] for trace in traces))
@@ -133,13 +142,18 @@ def show_sweep(run: Run | None = None) -> None:
 
 def erase(stream: TextIO | None = None) -> str:
     """What takes the line of progress away; empty if a stream, by default standard output, is no terminal."""
-    return ERASE if (stream or sys.stdout).isatty() else ""
+    return ERASE if is_terminal(stream) else ""
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a stream, by default standard output, is a terminal in which a line can be erased."""
+    return (stream or sys.stdout).isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _update(*parts: str) -> None:
     """Show a line in place of the last one: its first part, and as many of the others as fit into the terminal."""
     width = shutil.get_terminal_size().columns
-    lines = list(accumulate(parts, "{}, {}".format))
+    lines = list(accumulate(filter(None, parts), "{}, {}".format))
     line = next((line for line in reversed(lines) if len(line) < width), parts[0][: width - 1])
     print(f"{ERASE}{line}", end="", flush=True)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from xent.cli.compose import Run
+from xent.cli.progress import Sweep
 from xent.cli.schema import Config
 from xent.recording.errors import BadInput
 from xent.recording.trace import FILE, load
@@ -61,15 +61,27 @@ def _is_harmless(override: str) -> bool:
 
 def how_to_resume(folder: Path) -> str:
     """How to resume the run, or the sweep, in a folder, as advice to print."""
-    is_sweep, job = (folder / SWEEP).exists(), HydraConfig.get() if HydraConfig.initialized() else None
-    key = f"hydra.{'sweep' if is_sweep else 'run'}.dir="
+    is_sweep = (folder / SWEEP).exists()
     # A run of a sweep may be in a process with another command line.
-    typed = job.overrides.task if job and job.mode is RunMode.MULTIRUN and not is_sweep else sys.argv[1:]
+    typed = Sweep().typed if is_sweep and Sweep().folder == folder.absolute() else tuple(sys.argv[1:])
+    key = f"hydra.{'sweep' if is_sweep else 'run'}.dir="
     words = [word for word in typed if not word.startswith(key)]
-    of_run = [word for word in words if not word.startswith("hydra.")]
-    is_resumed = any(folder.glob("checkpoint*.pt")) and (job is None or all(map(_is_harmless, of_run)))
-    words = [f"resume={shown(folder)}"] if is_resumed else [*words, f"{key}{shown(folder)}"]
+    has_checkpoint, has_flags = any(folder.glob("checkpoint*.pt")), any(word.startswith("-") for word in words)
+    if has_checkpoint and not has_flags:
+        again = [word for word in words if not word.startswith("hydra.") and not _is_harmless(word)]
+        words = [f"resume={shown(folder)}", *again]
+    else:
+        first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
+        words.insert(first, f"{key}{_quoted(shown(folder))}")
     return f"to go on: {shlex.join(['python', 'train.py', *words])}"
+
+
+def _quoted(text: str) -> str:
+    """A text as a value in Hydra's grammar."""
+    if re.fullmatch(r"[\w./:%+-]+", text, re.ASCII):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def is_finished(run: Run, saved: dict[str, Any] | None, changed: dict[str, Any]) -> bool:

@@ -5,13 +5,14 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xent.cli.build import build_tried_loss, try_optimizer
 from xent.cli.compose import Run, compose_run
@@ -19,6 +20,7 @@ from xent.cli.progress import Sweep, erase, show_sweep, show_trying
 from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
 from xent.recording.processes import launched
+from xent.recording.trace import FILE
 from xent.training.datasets import read
 
 
@@ -33,7 +35,7 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
     Raises:
         SystemExit: a run is wrong; the reason is printed in one line.
     """
-    folder = Path(config.hydra.sweep.dir)
+    folder = Path(config.hydra.sweep.dir).absolute()
     tried_values, tried_combinations = set[str](), set[tuple[str, ...]]()
     with errors_of_a_job(folder, is_swept=True):
         if not jobs:
@@ -57,13 +59,17 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
             build_tried_loss(tried, images.classes)
             try_optimizer(tried)
     runs = [tuple(word for word in job if not word.lstrip("+~").startswith(("hydra.", "hydra/"))) for job in jobs]
-    Sweep().begin(tuple(runs), folder)
+    named = "run_name" in OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
+    Sweep().begin(tuple(runs) if named else (), folder)
     swept = {word.partition("=")[0] for run in runs for word in Sweep().name(run).split()}
     alike = " ".join(f"{key}={tried.settings[key]}" for key in ("model", "data", "device") if key not in swept)
     counted = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}"
     earlier = f", {Sweep().earlier} of them finished" if Sweep().earlier else ""
     print(f"{erase()}{counted} of {alike} in {os.path.relpath(folder)}{earlier}", flush=True)
-    if foreseen := _no_verdict(tried, runs, config.hydra.callbacks.get("compare") or {}):
+    # Beside runs of an earlier command, or in batches, another command says.
+    is_whole = len(list(folder.rglob(FILE))) == Sweep().earlier and not config.hydra.sweeper.get("max_batch_size")
+    foreseen = _no_verdict(tried, runs, config.hydra.callbacks.get("compare") or {})
+    if is_whole and foreseen:
         print(foreseen, flush=True)
     show_sweep()
 
@@ -85,10 +91,11 @@ def _refuse_twice(jobs: Sequence[Sequence[str]]) -> None:
 
 def _number(value: Any) -> Any:
     """A value as a number, if it is one: Hydra takes 01 for text."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
+    for kind in (int, float):
+        with suppress(TypeError, ValueError):
+            if (number := kind(value)) == value or isinstance(value, str):
+                return number
+    return value
 
 
 def _no_verdict(run: Run, runs: list[tuple[str, ...]], compared: Mapping[str, Any]) -> str:

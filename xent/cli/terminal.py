@@ -71,7 +71,8 @@ def errors_of_a_job(folder: Path, is_swept: bool) -> Iterator[None]:
         _end_interrupted(folder if any(folder.glob("checkpoint*")) else None)
     except Exception as error:
         if reason := _reason_to_stop(error, folder):
-            tell(f"{reason}; what was trained is kept, {how_to_resume(folder)}")
+            whole = Sweep().folder if is_swept and Sweep().runs else folder
+            tell(f"{reason}; what was trained is kept, {how_to_resume(whole)}")
             if is_swept:
                 raise Stopped from error  # Hydra raises it after the other runs of the sweep
             raise SystemExit(1) from None
@@ -96,9 +97,11 @@ def errors_of_a_command() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and we print them in one line
     try:
         yield
-    except (Stopped, BrokenExecutor) as error:
-        killed = f"a training process was killed, perhaps for lack of memory; {how_to_resume(Sweep().folder)}"
-        tell("not compared: a run had to stop" if isinstance(error, Stopped) else killed)
+    except Stopped:
+        tell("not compared: a run had to stop")
+        raise SystemExit(1) from None
+    except BrokenExecutor:
+        tell(f"a training process was killed, perhaps for lack of memory; {how_to_resume(Sweep().folder)}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         _end_interrupted(Sweep().folder if (Sweep().folder / SWEEP).exists() else None)

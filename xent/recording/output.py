@@ -40,6 +40,8 @@ def outlive_readers() -> None:
     """Let nothing that is printed stop this process: no reader that is gone, no full disk, no narrow encoding."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if hasattr(stream, "reconfigure") and not isinstance(stream, _Outliving):
+        if stream is None:  # of a process that has no terminal
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  as long as the process
+        elif hasattr(stream, "reconfigure") and not isinstance(stream, _Outliving):
             stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, _Outliving(stream))

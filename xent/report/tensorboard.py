@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from math import log10
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from xent.report.summary import SCHEMA_VERSION, Summary, candidates_of
 
 PICTURE = re.compile(r"!\[.*?\]\(.*?\)\n\n")  # a link to a file, which TensorBoard's text does not show
 
+HEADINGS = ".headings"  # ends the name of the file that lists comparisons
 DECADES = "decades above the floor, which is 0, and the limit"  # its charts break at brackets
 
 Curves = dict[str, dict[str, Mapping[int, float | None]]]  # by run, by tag, by step
@@ -49,15 +51,15 @@ def list_newest_first(outputs: Path) -> None:
 
     TensorBoard lists the headings of its runs in the order of their names. The first is that of the folder itself.
     """
-    for old in outputs.glob("events.out.tfevents.*"):
-        old.unlink()
+    for old in outputs.glob(f"events.out.tfevents.*{HEADINGS}"):
+        old.unlink(missing_ok=True)
     files = [*outputs.glob("*/verdict.json"), *outputs.glob("*/comparison/verdict.json")]
     titles: list[str] = []
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        summary = json.loads(file.read_text())
-        if summary["schema version"] == SCHEMA_VERSION:
-            titles += _titles(summary, file.parent)
-    with SummaryWriter(str(outputs)) as writer:
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged, or another program's
+            summary = json.loads(file.read_text(encoding="utf-8"))
+            titles += _titles(summary, file.parent) if summary["schema version"] == SCHEMA_VERSION else []
+    with SummaryWriter(str(outputs), filename_suffix=HEADINGS) as writer:
         writer.add_custom_scalars({title: {} for title in titles})  # whose charts are in each comparison
 
 

@@ -38,7 +38,7 @@ class Data:
         flip: whether training images are mirrored at random.
 
     Raises:
-        BadInput: `std` is not positive, or `crop_padding` negative or wider than an image.
+        BadInput: `std` is not positive, or `crop_padding` negative or above MOST_PADDING.
     """
 
     dataset: str
