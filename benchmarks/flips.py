@@ -1,4 +1,4 @@
-"""Every bit of a small checkpoint and of a small trace, flipped one at a time: python -m benchmarks.flips
+"""Every bit of a small checkpoint and of a small trace, flipped one at a time: python -m benchmarks.flips [every=1]
 
 A damaged file is refused, or gives what the whole one gives: nothing resumes from other numbers, or is judged by them.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.measure import arguments
 from xent.recording import BadInput, Recorder
 from xent.recording.trace import FILE, load, save
 from xent.report.page import markdown_table
@@ -44,11 +45,11 @@ def trace_of(folder: Path) -> bytes:
         return (Path(again) / FILE).read_bytes()
 
 
-def counts(file: Path, read: Read) -> Counter[str]:
-    """How many flips of one bit are refused, and how many are read as the whole file is, or as something else."""
+def counts(file: Path, read: Read, every: int) -> Counter[str]:
+    """How many flips of one bit, of every so many, are refused, read as the whole file is, or as something else."""
     content, whole = bytearray(file.read_bytes()), repr(read(file.parent))
     outcomes: Counter[str] = Counter()
-    for bit in range(8 * len(content)):
+    for bit in range(0, 8 * len(content), every):
         content[bit // 8] ^= 1 << bit % 8
         file.write_bytes(content)
         try:
@@ -61,12 +62,13 @@ def counts(file: Path, read: Read) -> Counter[str]:
 
 
 def main() -> None:
-    rows = [["file", "bits", "refused", "the same", "OTHER"]]
+    (every,) = arguments(every="1")
+    rows = [["file", "flips", "refused", "the same", "OTHER"]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train(folder)
         for file, read in {FILE: trace_of, checkpoint.FILE: checkpoint.load}.items():
-            found = counts(folder / file, read)
+            found = counts(folder / file, read, int(every))
             rows.append([file, f"{found.total():,}", *(f"{found[outcome]:,}" for outcome in rows[0][2:])])
     print(markdown_table(rows))
 

@@ -84,6 +84,7 @@ def test_an_unknown_argument_is_refused(name: str, main: Callable[[str], str]) -
         ("step", r"mlp .* 25 tensors .*transformer .* 264 tensors "),
         ("exactness elements=100", r"of the 416 figures of scratch and fused"),
         ("accuracy seeds=2 parts=true", r"│ optimizer.lr=0.2 │ 4 .*PyTorch's example takes"),
+        ("flips every=1009", r"\| trace.npz \| 82 \| \d+ \| \d+ \| 0 \|\n\| checkpoint.pt \| 106 \| 106 \| 0 \| 0 \|"),
         ("proof", r"a small one │ 4 "),
         ("published packages=torch", r"\| `CrossEntropyLoss\(0.1\)` in float64 \|  \| yes \|"),
     ],
@@ -164,7 +165,7 @@ SHORT = "model.width=4 max_steps=8 nudge=0,1"
 SHORTER = {  # what is added to the commands of a part
     "the mlp as on the CPU": f"{SHORT} precision=float64",
     "the cnn as on the CPU": f"{SHORT} precision=float32",
-    "the proof of all losses": f"{SHORT} precision=float32 seed=0",
+    "the proof of all losses": f"{SHORT} precision=float32 seed=0 hydra.launcher.n_jobs=1",  # a device of this process
     "time and memory of large losses": "shapes=64x500 compiled=false",
     "an epoch": "steps=1 rounds=1",
     "resumed on the CPU": "model.width=4 batch_size=50",
