@@ -93,7 +93,7 @@ def progress(run: Run, first: int, steps: int) -> Iterator[Callable[[int, float]
     """
     is_alone = not run.is_swept or HydraConfig.get().launcher.get("n_jobs", 1) == 1
     begun, sweep, is_shown = time.time(), Sweep(), is_terminal() and is_alone
-    is_counted, finished = run.is_swept and bool(sweep.runs), sweep.finished()
+    is_counted, finished = run.is_swept and bool(sweep.runs), sweep.finished() if is_shown else 0
 
     def show(step: int, loss: float) -> None:
         at = f"step {step} of {steps}"

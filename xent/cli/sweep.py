@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xent.cli.build import build_tried_loss, try_optimizer
 from xent.cli.compose import Run, compose_run
-from xent.cli.progress import Sweep, erase, show_sweep, show_trying
+from xent.cli.progress import SEEDS_AND_NUDGES, Sweep, erase, show_sweep, show_trying
 from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
 from xent.recording.processes import launched
@@ -46,7 +46,7 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
             raise BadInput("torchrun with -m: expected a single run; a sweep trains each of its runs in one process")
         for overrides in jobs:
             # A loss is tried in every combination but those of seed and nudge, any other value once.
-            combination = tuple(override for override in overrides if not override.startswith(("seed=", "nudge=")))
+            combination = tuple(override for override in overrides if not override.startswith(SEEDS_AND_NUDGES))
             if combination in tried_combinations and {*overrides} <= tried_values:
                 continue
             tried_combinations.add(combination)
@@ -66,10 +66,9 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
     counted = f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}"
     earlier = f", {Sweep().earlier} of them finished" if Sweep().earlier else ""
     print(f"{erase()}{counted} of {alike} in {os.path.relpath(folder)}{earlier}", flush=True)
-    # Beside runs of an earlier command, or in batches, another command says.
+    # Else the verdict may rest on runs of an earlier command, or of another batch.
     is_whole = len(list(folder.rglob(FILE))) == Sweep().earlier and not config.hydra.sweeper.get("max_batch_size")
-    foreseen = _no_verdict(tried, runs, config.hydra.callbacks.get("compare") or {})
-    if is_whole and foreseen:
+    if is_whole and (foreseen := _no_verdict(tried, runs, config.hydra.callbacks.get("compare") or {})):
         print(foreseen, flush=True)
     show_sweep()
 

@@ -25,11 +25,10 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        nested = flat_settings(value) if isinstance(value, Mapping) else None
-        if nested is None:
-            new = {str(key): json.loads(json.dumps(value, default=_plain), parse_constant=str)}
+        if isinstance(value, Mapping):
+            new = {f"{key}.{name}": inner for name, inner in flat_settings(value).items()}
         else:
-            new = {f"{key}.{name}": inner for name, inner in nested.items()}
+            new = {str(key): json.loads(json.dumps(value, default=_plain), parse_constant=str)}
         if twice := new.keys() & flat.keys():
             raise BadInput(f"settings have {min(twice)} twice: expected every setting under a name of its own")
         flat |= new

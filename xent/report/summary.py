@@ -59,12 +59,8 @@ def summarise(judgements: list[Judgement], by: str = "loss", command: str = "") 
     reference_names = _names(references_settings, by)
     for reference_name, first, group in zip(reference_names, firsts, groups.values()):
         runs = {id(pair.reference): pair.reference for judgement in group.values() for pair in judgement.pairs}
-        of_floor = first.outputs
-        floor = {
-            "floor": of_floor.floor,
-            "floor range": of_floor.floor_range,
-            "nudged runs above": of_floor.noise_above,
-        }
+        outputs = first.outputs
+        floor = {"floor": outputs.floor, "floor range": outputs.floor_range, "nudged runs above": outputs.noise_above}
         short_name = str(first.pairs[0].reference.settings[by])
         references[reference_name] = part(list(runs.values()), {"short name": short_name, **floor})
         short_names = _names([judgement.settings for judgement in group.values()], by)
