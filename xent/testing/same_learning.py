@@ -296,7 +296,7 @@ def _train(loss: Loss, task: Task, lr: float, recorder: Recorder, last: int | No
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9)
     loss_dtype = None if task.dtype == torch.float64 else task.dtype
     training = Training(network, loss, optimizer, recorder, task.batch_size, recorder.seed, loss_dtype=loss_dtype)
-    for step in fit(training, *task.splits, log_every=task.steps):
+    for step in fit(training, *task.splits, log_every=task.steps, test_every=task.steps):
         if step.number == last:
             break
 
