@@ -4,14 +4,17 @@ import re
 import sys
 from contextlib import suppress
 from importlib import import_module
+from inspect import signature
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from xent.cli.compose import CONFIGS, IMPOSTORS
 from xent.cli.schema import GROUPS, nearest, not_a_setting
+from xent.recording.errors import in_one_line
 from xent.recording.settings import flat_settings
 
 SENTENCES = {  # by what is in Hydra's message
@@ -33,6 +36,8 @@ def in_a_sentence(error: HydraException) -> str:
         return f"{error.override!r} cannot be read: expected key=value, or key=value,value with -m"
     if found := re.search(r"Error locating target '(.+?)'", message):
         return _not_found(found[1], error)
+    if (found := re.search(r"Error in call to target '(.+?)'", message)) and error.__cause__:
+        return _not_built(found[1], error.__cause__)
     for pattern, sentence in SENTENCES.items():
         if found := re.search(pattern, message, re.DOTALL):
             return sentence.format(found[1].strip())
@@ -55,6 +60,16 @@ def _not_found(target: str, error: BaseException) -> str:
     while error.__cause__:
         error = error.__cause__
     return f"{target} cannot be found ({error}): expected package.module.name of a class or function"
+
+
+def _not_built(target: str, cause: BaseException) -> str:
+    """What a class or function raised when it was called, and the arguments that it takes."""
+    reason = f"{target} cannot be built ({in_one_line(cause)})"
+    with suppress(Exception):  # some have no signature
+        parameters = signature(get_object(target)).parameters.values()
+        takes = [one.name if one.default is one.empty else f"{one.name}={one.default}" for one in parameters]
+        return f"{reason}: it takes {', '.join(takes)}"
+    return reason
 
 
 def _no_such_choice(given: str, options: list[str]) -> str:

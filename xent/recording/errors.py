@@ -18,7 +18,7 @@ class Stopped(Exception):
     """A training had to stop. Its last checkpoint is kept."""
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """The type of an error and its message, without line breaks."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
