@@ -6,8 +6,8 @@ DEV := .venv/dev
 LESSON := .venv/lesson
 
 define INSTALLING
-Installing PyTorch with CUDA and the rest into .venv: 6 GB, some minutes, without a word.
-For PyTorch without CUDA, 200 MB: Ctrl-C, make clean-env, then "Start" in README.md.
+Installing PyTorch with CUDA and the rest into .venv: 6 GB, silent for minutes.
+Without CUDA 200 MB: Ctrl-C, make clean-env, then see "Start" in README.md.
 endef
 export INSTALLING
 
@@ -20,23 +20,23 @@ port ?= 6006
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
-compare: $(TRAIN) ## train with PyTorch's loss and with ours on MNIST: is it the same?
+compare: $(TRAIN) ## train on MNIST with PyTorch's loss and ours: the same?
 	$(BIN)/python train.py -m +experiment=proof
 
 lesson: $(LESSON) ## open the lesson as a notebook, in a browser
 	$(BIN)/jupyter notebook --allow-root docs/cross-entropy.ipynb
 
 test: $(DEV) ## run what a change must pass
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not extra'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m 'not extra'
 
-test-all: $(DEV) ## run every test, also those that guard against changes of others
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test-all: $(DEV) ## run all tests, also those of changes in other packages
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-test-fast: $(DEV) ## run the tests of losses, verdicts, traces and the one-line proof
+test-fast: $(DEV) ## run tests of losses, verdicts, traces and the proof
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist load -m 'not slow' \
 	  tests/losses tests/verdict tests/report tests/recording/test_trace.py tests/test_testing.py
 
-test-versions: ## run every test with the oldest supported versions, and with the newest
+test-versions: ## run all tests with the oldest versions, and the newest
 	$(PYTHON) -m venv .versions
 	.versions/bin/python -m pip install --quiet uv
 	$(call tested,oldest,3.11,lowest-direct)
@@ -45,26 +45,25 @@ test-versions: ## run every test with the oldest supported versions, and with th
 define tested
 .versions/bin/uv venv --quiet --clear --python $(2) .versions/$(1)
 .versions/bin/uv pip install --quiet --python .versions/$(1) --resolution $(3) --editable '.[dev]'
-OMP_NUM_THREADS=1 .versions/$(1)/bin/python -m pytest --numprocesses auto --dist loadfile
+OMP_NUM_THREADS=1 .versions/$(1)/bin/python -m pytest --numprocesses auto --dist worksteal
 endef
 
-torture: $(DEV) ## kill runs at random moments, resume them, compare bit for bit
+torture: $(DEV) ## kill runs at random, resume them, compare bit for bit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cli/test_interrupt.py -k random_moment --kills 20
 
-bench: $(TRAIN) ## time training, accuracy, the proof and the losses; device=cuda for a GPU
+bench: $(TRAIN) ## measure speed and accuracy; device=cuda for a GPU
 	for table in training accuracy proof loss; do \
 	  $(BIN)/python -m benchmarks.$$table device=$(device) || exit; \
 	done
 
-cuda: ## check and measure everything on a GPU, in nine minutes and without a network, into docs/cuda.md
+cuda: ## check and measure all on a GPU, in nine minutes
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.cuda
 
 tensorboard: $(TRAIN) ## show all runs under outputs/ in a browser
-	@echo 'curves: http://127.0.0.1:$(port)/#custom_scalars&_smoothingWeight=0&regexInput=comparison'
-	@echo 'verdicts: http://127.0.0.1:$(port)/#text&regexInput=comparison$$'
+	@$(BIN)/python -m xent.report.addresses outputs $(port)
 	$(BIN)/tensorboard --logdir outputs --host 127.0.0.1 --port $(port)
 
-docs: $(DEV) ## write the lesson, its notebook, the verdict in README.md and the pictures anew
+docs: $(DEV) ## write what the docs show of code and runs anew
 	$(BIN)/python -m docs
 
 lint: $(DEV) ## check style, types, and which room imports which

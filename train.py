@@ -60,13 +60,14 @@ def train(run: Run) -> None:
         if rank() == 0:
             write_configuration(run)
             print_start(run, training.recorder)
-        start = time.perf_counter()
+        start, first = time.perf_counter(), training.recorder.steps_made
         with accompanied(run, training, train_images, saved) as after_step:
             for step in fit(training, train_images, test_images, run.config.log_every, run.config.test_every):
                 after_step(step)
         training.recorder.finish()
         if rank() == 0:
-            print_result(run, training.recorder.trace, time.perf_counter() - start)
+            trace = training.recorder.trace
+            print_result(run, trace, trace.step - first, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

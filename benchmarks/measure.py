@@ -57,7 +57,7 @@ def write_into(page: str, begin: str, text: str) -> None:
 
 def as_markdown(title: str, rows: Rows) -> str:
     """A section with a table."""
-    return f"## {title}\n\n{markdown_table(rows)}"
+    return f"### {title}\n\n{markdown_table(rows)}"
 
 
 def deterministic(device_name: str) -> torch.device:

@@ -175,22 +175,21 @@ def judged_program(name: str, change: str, precision: str) -> Verdict:
 
 def programs() -> Rows:
     """A row for each precision: how many correct changes pass, how many mistakes are caught, and which are not."""
-    rows = [["precision", "correct: right", "wrong", "mistakes: caught", "missed", "which"]]
+    rows = [["precision", "correct changes that pass", "called different", "mistakes caught", "missed"]]
     for precision in ("float64", "float32", "bfloat16"):
         names = [
             name for name in PROGRAMS if precision == "float64" or (name in UNDER_AUTOCAST) == (precision == "bfloat16")
         ]
-        counts, failures = [], []
+        counts = []
         for kind, expected in (("correct", False), ("wrong", True)):
             runs = [(name, change, precision) for name in names for change in getattr(PROGRAMS[name], kind)]
             with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
                 verdicts = list(pool.map(judged_program, *([run[i] for run in runs] for i in range(3))))
-            failed = [
-                f"{name}: {change}" for (name, change, _), v in zip(runs, verdicts) if (v in WRONG) is not expected
-            ]
-            counts += [str(len(runs) - len(failed)), str(len(failed))]
-            failures += failed
-        rows.append([precision, *counts, "; ".join(failures)])
+            failed = [run[:2] for run, verdict in zip(runs, verdicts) if (verdict in WRONG) is not expected]
+            by_program = (f"{name}: {', '.join(c for n, c in failed if n == name)}" for name in dict(failed))
+            which = f" ({'; '.join(by_program)})" if failed else ""
+            counts += [str(len(runs) - len(failed)), f"{len(failed)}{which}"]
+        rows.append([precision, *counts])
     return rows
 
 

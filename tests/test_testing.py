@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, bfloat16, float16, float64, nn
+from torch import Tensor, bfloat16, float16, float32, float64, nn
 from torch.nn.functional import cross_entropy, nll_loss, one_hot
 
 import xent
@@ -287,12 +287,19 @@ def test_a_loss_of_numpy_arrays_is_judged_in_the_type_that_it_computes_in() -> N
         assert_same_learning(loss, steps=64)
     with pytest.raises(AssertionError, match=r"the gradient is 1\.5 times the reference's: a constant factor$"):
         assert_same_learning(from_numpy(partial(value_and_grad, factor=1.5)), where=False, steps=64)
+    # The value is right, so the gradient is not off by the rounding of another type; and float32 has been named.
+    place = "gradient at the output of 3 .Linear."
+    factor = r"the gradient is 1\.00001 times the reference's: a constant factor$"
+    for dtype in (float64, float32):
+        with pytest.raises(AssertionError, match=f"{place}(.*\n)*.*{factor}"):
+            assert_same_learning(from_numpy(partial(value_and_grad, factor=1 + 1e-5)), dtype=dtype)
     for result, message in [
         ((0.0, np.zeros(3)), r"gradient with respect to the logits is of shape .3,.: expected .131, 10."),
         ((0.0, (np.zeros((131, 10)), np.zeros(1))), r"with respect to the target is of shape .1,.: expected .131,."),
         ((0.0, (0, 1, 2)), "gave 3 gradients: expected that of the logits, or a pair"),
         ((0.0, np.zeros((131, 10), complex)), "logits is an array of complex128: expected real numbers"),
         ((np.zeros(1), np.zeros((131, 10))), r"the loss is of shape .1,.: expected .."),
+        (np.float64(1.0), r"value_and_grad gave a float64: expected .loss, gradient of the logits."),
     ]:
         with pytest.raises(BadInput, match=message):
             assert_same_learning(from_numpy(lambda z, t, result=result: result))

@@ -14,11 +14,8 @@ from urllib.parse import unquote
 from xent.recording.errors import BadInput
 from xent.recording.output import outlive_readers
 from xent.recording.trace import FILE, Trace, load
-from xent.report import tensorboard
 from xent.report.page import page
-from xent.report.picture import draw, draw_where
 from xent.report.summary import Summary, exit_code, summarise
-from xent.report.terminal import print_summary
 from xent.verdict.exact import first_difference
 from xent.verdict.judging import judge
 from xent.verdict.matching import pairs
@@ -88,6 +85,10 @@ def compare_exactly(folders: list[Path]) -> int:
 
 def write_report(summary: Summary, folder: Path) -> None:
     """Write `verdict.json`, `report.md`, pictures and TensorBoard events; print the verdicts and the answer."""
+    from xent.report import tensorboard  # here, since --exact needs torch and NumPy alone
+    from xent.report.picture import draw, draw_where
+    from xent.report.terminal import print_summary
+
     folder.mkdir(parents=True, exist_ok=True)
     text, picture, where = page(summary), draw(summary), draw_where(summary)
     (folder / "verdict.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
@@ -179,6 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(compare(options.runs, options.by, options.reference, options.output, command, rename))
     except (BadInput, OSError) as error:
         print(error, file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"{error}: a report needs the extra `train`, pip install 'PATH_OF_XENT[train]'", file=sys.stderr)
     except Exception:  # a bug in xent is no verdict
         traceback.print_exc()
     sys.exit(2)

@@ -97,11 +97,22 @@ def refused(*overrides: str) -> str:
         ("-m seed=range(0,0)", "a sweep without runs: expected values to sweep over, as seed=0,1"),
         ("-m loss=torch,", "'loss=torch,' cannot be read: expected key=value"),
         ("loss=custom loss._target_=nope.Loss", "nope.Loss cannot be found (No module named 'nope'): expected package"),
+        ("loss=custom loss._target_=tests.helpers.faulty_losses.nan", "is not finite, even of logits from 0 to 1: it"),
         ("device=tpu", "device=tpu"),
     ],
 )
 def test_bad_settings(overrides: str, says: str) -> None:
     assert says in refused(*overrides.split())
+
+
+def test_a_module_that_cannot_be_imported_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "without_imports.py").write_text("class Loss(nn.Module): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = refused("loss=custom", "loss._target_=without_imports.Loss")
+    assert line.startswith("without_imports cannot be imported (NameError: name 'nn' is not defined; ")
+    assert line.endswith("without_imports.py:1: class Loss(nn.Module): ...)")
 
 
 @pytest.mark.parametrize("typo", TYPOS.split())

@@ -1,5 +1,6 @@
 """The commands of the README, what they leave, and what a person sees."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -55,7 +56,8 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = [line.partition(", test loss ")[0] for line in lines[1:4]]
     assert {*groups} == {f"loss={loss}: 3 runs" for loss in ("torch", "custom", "impostor/temperature")}
     assert len(lines) <= 30
-    answer = r"No, one of two: impostor/temperature differs from step 1 on, by 6\.\d decades above rounding\."
+    by = r"by 6\.\d decades above rounding, beyond the limit from step 1 on"
+    answer = rf"No, one of two: impostor/temperature differs {by}\."
     assert any(re.fullmatch(answer, line) for line in lines)
     return folder
 
@@ -147,12 +149,34 @@ def test_one_run_is_named_by_what_its_command_line_changed(tmp_path: Path, monke
     assert output.splitlines()[-1] == str(folder)
 
 
+def test_a_run_that_resumes_says_how_many_steps_it_made_in_its_time(tmp_path: Path) -> None:
+    run = [*small(max_steps="null", batch_size=20000), f"hydra.run.dir={tmp_path / 'run'}"]
+    assert re.search(r"after 3 steps in \d+\.\d s\n", succeeds(*run, "epochs=1"))
+    assert re.search(r"after 6 steps, the last 3 in \d+\.\d s\n", succeeds(*run, "epochs=2"))
+
+
+def test_without_the_extra_a_comparison_names_it_and_gives_no_verdict(tmp_path: Path) -> None:
+    """Which would be exit code 0 or 1. That of equal bits needs none."""
+    runs = [str(trained(tmp_path / loss, *small(loss=loss)).folder) for loss in ("torch", "scratch")]
+    hidden = "import sys; sys.modules.update(matplotlib=None, tensorboard=None, rich=None, hydra=None); "
+    compared = hidden + "from xent.compare import main; main(sys.argv[1:])"
+    line = the_line(command("-c", compared, *runs))
+    assert line.endswith(": a report needs the extra `train`, pip install 'PATH_OF_XENT[train]'")
+    assert command("-c", compared, "--exact", *runs[:1] * 2).returncode == 0
+
+
 def test_a_sweep_goes_on_after_a_run_that_had_to_stop_and_says_why_there_is_no_comparison(tmp_path: Path) -> None:
     result = train_py("-m", "loss=torch", "optimizer.lr=1e30,0.05", *small(), f"hydra.sweep.dir={tmp_path}")
     assert (result.returncode, "Traceback" in result.stderr) == (1, False)
     assert "the loss is nan at step 2" in result.stderr
-    assert result.stderr.splitlines()[-1] == "not compared: a run had to stop"
-    assert [file.parent.name.split(",")[1] for file in tmp_path.glob("*/trace.npz")] == ["optimizer.lr=0.05"]
+    typed = " ".join(["loss=torch", "optimizer.lr=1e30,0.05", *small()])
+    go_on = (
+        f"what was trained is kept, to go on: python train.py -m hydra.sweep.dir={os.path.relpath(tmp_path)} {typed}"
+    )
+    assert result.stderr.splitlines()[-1] == f"not compared, since a run had to stop; {go_on}"
+    assert result.stderr.count("to go on: ") == 1
+    (finished,) = tmp_path.glob("*/trace.npz")
+    assert finished.parent.name.split(",")[1] == "optimizer.lr=0.05"
     no_reference = ["loss=scratch,article", *small(max_steps=2), f"hydra.sweep.dir={tmp_path / 'no_reference'}"]
     line = the_line(train_py("-m", *no_reference), code=0)
     assert "no run has loss=torch: train one, or compare with --reference, one of article, scratch" in line

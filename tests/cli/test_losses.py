@@ -140,7 +140,7 @@ def test_where_a_loss_parts_is_named_in_answer_report_picture_and_tensorboard(tm
     result = train_py("-m", losses, *settings)
     place = "step 1, gradient at the output of 5 (Linear)"
     folder = tmp_path / "comparison"
-    assert f"rounding, first at {place}." in " ".join(result.stdout.split())
+    assert f"rounding, beyond the limit from step 1 on, first at {place}." in " ".join(result.stdout.split())
     figures = judged(folder)
     where = figures["impostor/gradient_scaled"]["where"]
     assert (where["begins at"], where["first"], where["step"]) == (place, "gradient at the output of 5", 1)
@@ -148,7 +148,7 @@ def test_where_a_loss_parts_is_named_in_answer_report_picture_and_tensorboard(tm
     assert max(decades) == pytest.approx(6, abs=1) and len(decades) > 30
     assert figures["scratch"]["where"]["begins at"] is None
     report = (folder / "report.md").read_text()
-    assert "| scratch | no tensor is above rounding in 2 steps from 1 to 2, of 39 a step |" in report
+    assert "| scratch | none of the 39 tensors of 2 steps from 1 to 2 is above rounding |" in report
     assert f"| impostor/gradient_scaled | {place}: " in report and "](where.png)" in report
     assert (folder / "where.png").read_bytes().startswith(b"\x89PNG")
     events = EventAccumulator(str(folder)).Reload()

@@ -16,6 +16,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tests.helpers.runs import nudged, run
 from xent.compare import compare, write_report
 from xent.recording.trace import Trace, save
+from xent.report.addresses import addresses
 from xent.report.page import page
 from xent.report.picture import draw
 from xent.report.summary import Summary, exit_code, summarise
@@ -48,7 +49,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_tables_name_every_candidate_and_its_figures(report: tuple[Path, str]) -> None:
     folder, printed = report
     text = (folder / "report.md").read_text()
-    answer = "No, one of two: scratch differs from step 1 on, by 13.4 decades above rounding."
+    answer = "No, one of two: scratch differs by 13.4 decades above rounding, beyond the limit from step 1 on."
     for shown in ("scratch", "article", "different", "same within rounding", "+13.40", answer):
         assert shown in printed and shown in text
     assert "| torch, the reference |  |  |  |  | 0.5000 | 75.00% |" in text
@@ -166,7 +167,9 @@ def test_remarks_are_printed_too_and_say_what_to_try(tmp_path: Path, capsys: pyt
     def remarks(floor: float, shift: float, **settings: Any) -> list[str]:
         return summary_of(*nudged(floor, floor, **settings), run("scratch", shift, **settings))["remarks"]
 
-    other_precision = ["scratch: a mistake, or coarse rounding? the same with precision=float32,float64 tells"]
+    other_precision = [
+        "is scratch a mistake, or coarse rounding? training in float32 and in float64, compared together, tells"
+    ]
     assert remarks(1e-7, 1e-4, precision="float32") == remarks(1e-15, 1e-7) == other_precision
     assert remarks(1e-7, 1e-4, precision="float32", loss_shift=1e-7) == other_precision
     assert remarks(1e-15, 1e-3) == [], "which rounding is not"
@@ -185,7 +188,7 @@ def answer_of(*runs: Trace, by: str = "loss", reference: str | None = None) -> s
 
 
 SAME, SAME_IN_FLOAT32 = run("scratch", 1e-14), run("scratch", 1e-6, precision="float32")
-FROM = "from step 1 on, by 11.0 decades above rounding"  # as 1e-3 is
+FROM = "by 11.0 decades above rounding, beyond the limit from step 1 on"  # as 1e-3 is
 
 
 def test_yes_says_which_train_the_same_in_what_and_over_how_much() -> None:
@@ -204,7 +207,7 @@ def test_no_says_which_differs_from_when_and_by_how_much() -> None:
     assert answer_of(*FLOOR, run("scratch", 1e-3)) == f"No: scratch differs {FROM}."
     assert answer_of(*FLOOR, SAME, run("fused", 1e-3)) == f"No, one of two: fused differs {FROM}."
     answer = answer_of(*FLOOR, run("scratch", 1e-14, loss_shift=1e-3))
-    assert answer == f"No: scratch trains as torch does but reports other values, {FROM}."
+    assert answer == f"No: scratch trains as torch does but reports values that differ {FROM}."
     answer = answer_of(*COARSE, SAME_IN_FLOAT32, *FLOOR, run("scratch", 1e-3))
     assert answer == f"No, one of two: scratch, float64 differs {FROM}."
     wrong, three = [run(f"wrong {i}", 1e-3) for i in range(5)], "; ".join(f"wrong {i} differs {FROM}" for i in range(3))
@@ -225,6 +228,23 @@ def test_another_end_and_another_loss_at_large_logits_are_said() -> None:
     summary = summary_of(*runs)
     answer = "No: scratch trains as torch does, but for logits of 1000 its loss is inf, not 450."
     assert (summary["answer"], exit_code(summary)) == (answer, 1)
+
+
+def test_tensorboard_shows_the_newest_comparison_alone_if_it_would_tick_none_of_all(tmp_path: Path) -> None:
+    def compared(sweep: str, runs: int) -> tuple[str, ...]:
+        for number in range(runs):
+            (tmp_path / sweep / "comparison" / "curves" / str(number)).mkdir(parents=True)
+            (tmp_path / sweep / "comparison" / "curves" / str(number) / "events.out.tfevents.1").touch()
+        (tmp_path / sweep / "comparison" / "verdict.json").touch()
+        os.utime(tmp_path / sweep / "comparison" / "verdict.json", (runs, runs))
+        curves, verdicts = addresses(tmp_path, "6006")
+        assert verdicts == "verdicts: http://127.0.0.1:6006/#text&regexInput=comparison$"
+        return tuple(curves.split("&"))
+
+    page = "curves: http://127.0.0.1:6006/#custom_scalars", "_smoothingWeight=0"
+    assert addresses(tmp_path / "none", "6006")[0].endswith("regexInput=comparison")
+    assert compared("one", 18) == compared("two", 22) == (*page, "regexInput=comparison")
+    assert compared("th+ree", 23) == (*page, r"regexInput=th%5C%2Bree/comparison")
 
 
 def test_custom_losses_of_one_name_keep_their_modules() -> None:

@@ -145,6 +145,15 @@ def test_runs_are_judged_over_the_steps_that_all_made_and_one_that_ends_where_no
     assert judged(*at_once).pairs[0].reference is at_once[0], "nothing is cut"
 
 
+def test_a_candidate_of_coarser_rounding_may_round_as_coarsely_in_a_trial() -> None:
+    for value, verdict in [(450.0 * (1 + 1e-2), Verdict.COARSER), (450.0 * 1.1, Verdict.OTHER_IN_TRIALS)]:
+        runs = [*COARSE, run("scratch", 1e-3, precision="float32"), *FINE, run("scratch", 1e-15)]
+        for trace in runs:
+            is_coarse = trace.settings["loss"] == "scratch" and trace.settings["precision"] == "float32"
+            trace.trials = {"logits of 1000": (value if is_coarse else 450.0, 0.2)}
+        assert verdicts_of(*runs) == [verdict, Verdict.SAME]
+
+
 def test_a_loss_that_is_another_in_a_trial_is_told_even_if_its_training_is_bitwise_identical() -> None:
     def with_trial(run: Trace, value: float, norm: float) -> Trace:
         run.trials = {"logits of 1000": (value, norm)}

@@ -71,7 +71,7 @@ def test_the_first_tensor_above_its_floor_is_named_by_what_comes_before_it() -> 
 def test_rounding_names_nothing_and_a_limit_of_2_decades_and_a_half_is_for_one_seed() -> None:
     nothing = found(capturing(3e-13))
     assert (nothing.tensor, begins_at(nothing)) == (None, None)
-    assert place_lines(nothing) == ["no tensor is above rounding in step 1, of 12 a step"]
+    assert place_lines(nothing) == ["none of the 12 tensors of step 1 is above rounding"]
     assert first(found(capturing(3.4e-13))) == "weight a.w"
     seeds = [Pair(*[capturing(off) for off in (5e-14, 0.0, 0.0)], [capturing(1e-15)]) for _ in range(4)]
     for seed, pair in enumerate(seeds):
@@ -88,9 +88,8 @@ def test_the_first_step_counts() -> None:
     assert begins_at(found(candidate, same, nudged)) == "step 9, weight a.w"
     candidate.captures[4] = late
     assert begins_at(found(candidate, same, nudged)) == "step 4, loss"
-    assert place_lines(found(capturing(steps=(3, 4, 9)), same, nudged))[0].endswith(
-        "in 3 steps from 3 to 9, of 12 a step"
-    )
+    nothing = found(capturing(steps=(3, 4, 9)), same, nudged)
+    assert place_lines(nothing)[0] == "none of the 12 tensors of 3 steps from 3 to 9 is above rounding"
     assert find_place([Pair(run("mine"), same, same, [nudged])]) is None, "it captured none"
     assert find_place([Pair(candidate, same, same, [])]) is None, "no floor"
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from xent.cli.compose import PYTORCHS_ARGUMENTS, Run
 from xent.cli.distributed import tell
-from xent.cli.schema import Precision
+from xent.cli.schema import OnNonfinite, Precision
 from xent.losses.function import FunctionLoss
 from xent.recording import BadInput, Recorder
 from xent.recording.errors import in_one_line
@@ -23,7 +23,7 @@ from xent.training.loop import Training
 from xent.training.loss_in_float64 import LossInFloat64
 from xent.training.microbatches import target_counts
 from xent.training.models import draw_weights
-from xent.training.trials import ROWS, large_logits, outcome
+from xent.training.trials import ROWS, Trial, large_logits, outcome
 from xent.training.validate_loss import in_working_type, trial_logits
 
 logging.getLogger("hydra.utils").disabled = True  # what cannot be found is said once, by `instantiate`
@@ -80,7 +80,11 @@ def build_tried_loss(run: Run, classes: int) -> nn.Module:
     logits = trial_logits((min(run.config.batch_size, 4096), classes), _dtype_of_logits(run), run.device)
     target = torch.arange(len(logits), device=run.device) // 4 % classes  # half of the confident rows are wrong
     with _as_trained(run):
-        return in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
+        loss = in_working_type(loss, run.loss_dtype or run.dtype, logits, target, "the loss")
+        of_small_logits = outcome(loss, Trial("small logits", logits.clamp(max=1), target))
+    if run.config.on_nonfinite is OnNonfinite.stop and not of_small_logits.gradient.isfinite().any():
+        raise BadInput("the gradient of the loss is not finite, even of logits from 0 to 1: it trains nothing")
+    return loss
 
 
 def _tried_on_large_logits(loss: nn.Module, run: Run, classes: int) -> dict[str, tuple[float, float]]:

@@ -71,9 +71,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("impostors", lambda: ",".join(f"impostor/{m}" for m in MISTAKES), replace=True)
 
 
+def has_effect(override: str) -> bool:
+    """Whether an override changes what a run computes, or on how many threads."""
+    key = override.lstrip("+").partition("=")[0]
+    return key == "threads" or key not in NO_EFFECT
+
+
 def run_name(overrides: list[str]) -> str:
-    """The folder name of a run: what its command line changed, `loss=scratch,seed=1`."""
-    name = ",".join(override.lstrip("+") for override in overrides).replace("/", "%2F") or "defaults"
+    """The folder name of a run: what its command line changed, `loss=scratch,seed=1`, but for what has no effect."""
+    changed = (override.lstrip("+") for override in overrides if has_effect(override))
+    name = ",".join(changed).replace("/", "%2F") or "defaults"
     if len(name.encode()) > 200:  # a file system takes 255 bytes
         name = f"{name[:40]}...{sha1(name.encode()).hexdigest()[:12]}"
     return name

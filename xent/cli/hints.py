@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from xent.cli.compose import CONFIGS, IMPOSTORS
 from xent.cli.schema import GROUPS, nearest, not_a_setting
-from xent.recording.errors import in_one_line
+from xent.recording.errors import in_one_line, where_raised
 from xent.recording.settings import flat_settings
 
 SENTENCES = {  # by what is in Hydra's message
@@ -59,7 +59,9 @@ def _not_found(target: str, error: BaseException) -> str:
         return f"{target} cannot be found, {module} has no {name}: {hint}"
     while error.__cause__:
         error = error.__cause__
-    return f"{target} cannot be found ({error}): expected package.module.name of a class or function"
+    if isinstance(error, ModuleNotFoundError) or not isinstance(error, Exception):
+        return f"{target} cannot be found ({error}): expected package.module.name of a class or function"
+    return f"{module} cannot be imported ({where_raised(error)})"
 
 
 def _not_built(target: str, cause: BaseException) -> str:

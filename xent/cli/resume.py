@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -73,7 +74,8 @@ def how_to_resume(folder: Path) -> str:
     else:
         first = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
         words.insert(first, f"{key}{_quoted(shown(folder))}")
-    return f"to go on: {shlex.join(['python', 'train.py', *words])}"
+    python = "python" if shutil.which("python") == sys.executable else shown(Path(sys.executable))
+    return f"to go on: {shlex.join([python, 'train.py', *words])}"
 
 
 def _quoted(text: str) -> str:

@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from xent.cli.build import build_tried_loss, try_optimizer
-from xent.cli.compose import Run, compose_run
+from xent.cli.compose import Run, compose_run, has_effect
 from xent.cli.progress import SEEDS_AND_NUDGES, Sweep, erase, show_sweep, show_trying
 from xent.cli.terminal import errors_of_a_job
 from xent.recording.errors import BadInput
@@ -74,14 +74,14 @@ def try_sweep(config: DictConfig, jobs: Sequence[Sequence[str]], compose: Callab
 
 
 def _refuse_twice(jobs: Sequence[Sequence[str]]) -> None:
-    """Refuse values that are the same but for how they are written, as 1 and 01.
+    """Refuse runs that are the same: their values differ in how they are written, as 1 and 01, or have no effect.
 
     Raises:
         BadInput: two runs are the same.
     """
     parser, runs = OverridesParser.create(), dict[str, str]()
     for job in jobs:
-        words, overrides = " ".join(job), parser.parse_overrides([*job])
+        words, overrides = " ".join(job), parser.parse_overrides([word for word in job if has_effect(word)])
         values = repr([(override.key_or_group, _number(override.value())) for override in overrides])
         if values in runs:
             raise BadInput(f"two runs of the sweep are the same: {runs[values]} and {words}")

@@ -27,6 +27,7 @@ from xent.recording.output import outlive_readers
 from xent.recording.trace import Trace
 
 COMPILER = "torch._dynamo.exc", "torch._inductor.exc"  # its errors, by name: importing them takes a second
+KEPT = "what was trained is kept"
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -41,13 +42,18 @@ def print_start(run: Run, recorder: Recorder) -> None:
     print(f"{what}: {f'resuming after step {step} of' if step else 'training for'} {recorder.steps} steps", flush=True)
 
 
-def print_result(run: Run, trace: Trace, seconds: float) -> None:
-    """Print the result of a run in a line, and the folder that holds the rest; of a sweep, how far it is."""
+def print_result(run: Run, trace: Trace, made: int, seconds: float) -> None:
+    """Print the result of a run in a line, and the folder that holds the rest; of a sweep, how far it is.
+
+    Args:
+        made: the steps made in these seconds; those before a run resumed are not among them.
+    """
     if run.is_swept:
         show_sweep(run)
         return
     loss, accuracy = trace.tests[trace.step]
-    print(f"test loss {loss:.4f}, accuracy {accuracy:.2%}, after {trace.step} steps in {seconds:.1f} s")
+    last = f", the last {made}" if made < trace.step else ""
+    print(f"test loss {loss:.4f}, accuracy {accuracy:.2%}, after {trace.step} steps{last} in {seconds:.1f} s")
     print(shown(run.folder), flush=True)
 
 
@@ -71,10 +77,10 @@ def errors_of_a_job(folder: Path, is_swept: bool) -> Iterator[None]:
         _end_interrupted(folder if any(folder.glob("checkpoint*")) else None)
     except Exception as error:
         if reason := _reason_to_stop(error, folder):
-            whole = Sweep().folder if is_swept and Sweep().runs else folder
-            tell(f"{reason}; what was trained is kept, {how_to_resume(whole)}")
             if is_swept:
+                tell(reason)
                 raise Stopped from error  # Hydra raises it after the other runs of the sweep
+            tell(f"{reason}; {KEPT}, {how_to_resume(folder)}")
             raise SystemExit(1) from None
         is_in_folder = isinstance(error, OSError) and str(error.filename).startswith(str(folder))
         if is_in_folder or type(error).__module__ in COMPILER:
@@ -98,7 +104,7 @@ def errors_of_a_command() -> Iterator[None]:
     try:
         yield
     except Stopped:
-        tell("not compared: a run had to stop")
+        tell(f"not compared, since a run had to stop; {KEPT}, {how_to_resume(Sweep().folder)}")
         raise SystemExit(1) from None
     except BrokenExecutor:
         tell(f"a training process was killed, perhaps for lack of memory; {how_to_resume(Sweep().folder)}")

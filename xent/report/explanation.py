@@ -1,7 +1,7 @@
 """Why a proof failed, in a few aligned lines."""
 
 from collections.abc import Sequence
-from math import isclose, isfinite, isnan, log
+from math import isclose, isfinite, isnan, log, log10
 from typing import NamedTuple
 
 import torch
@@ -45,9 +45,10 @@ class Evidence(NamedTuple):
 
     @property
     def is_off_by_rounding(self) -> bool:
-        """Whether the difference may be the rounding of a narrower type than float64."""
+        """Whether the difference may be the rounding of a narrower type than float64, in which the value is off too."""
         off = (self.gradient - self.expected_gradient).norm() / self.expected_gradient.norm()
-        return abs(self.value - self.expected_value) < 1e-2 * abs(self.expected_value) and bool(off < 1e-2)
+        size = abs(self.expected_value)
+        return 1e-12 * size < abs(self.value - self.expected_value) < 1e-2 * size and bool(off < 1e-2)
 
 
 def explanation(
@@ -142,14 +143,15 @@ def _hints(outcomes: Outcomes) -> list[str]:
 def _hint(evidence: Evidence) -> str:
     """A likely cause, and what to try."""
     ours, theirs = evidence.gradient.double(), evidence.expected_gradient.double()
-    off = (ours - theirs).norm()
-    factor = (ours * theirs).sum() / theirs.square().sum()
-    if (ours - factor * theirs).norm() < 1e-3 * off:
+    off, eps = (ours - theirs).norm(), torch.finfo(evidence.gradient.dtype).eps
+    factor, rounding = (ours * theirs).sum() / theirs.square().sum(), eps * theirs.norm()
+    if (ours - factor * theirs).norm() < max(1e-3 * off, rounding) and off > 8 * rounding:
         batch, classes = theirs.shape[:2]
         causes = {1 / classes: "a mean over the classes too?", batch: "a sum in place of the mean?"}
         causes |= {1 / log(2): "a logarithm to base 2?", -1.0: "a sign?"}
-        likely = [cause for value, cause in causes.items() if isclose(value, factor, rel_tol=1e-3)]
-        return f"the gradient is {factor:.10g} times the reference's: {(*likely, 'a constant factor')[0]}"
+        likely = [cause for value, cause in causes.items() if isclose(value, factor, rel_tol=max(1e-3, eps))]
+        digits = min(10, 1 - round(log10(eps)))
+        return f"the gradient is {factor:.{digits}g} times the reference's: {(*likely, 'a constant factor')[0]}"
     if evidence.target is not None:
         p, target = evidence.probabilities.double(), evidence.target
         factors = ((ours * theirs).sum(1, keepdim=True) / theirs.square().sum(1, keepdim=True)).nan_to_num(1)

@@ -13,12 +13,14 @@ over seeds. (xent's own trainings are probed with 256 test images.) The *floor* 
 nudged: every first weight moved by one unit in the last place, the samples of every batch in another order. So far
 apart are correct runs, by rounding alone.
 
-- decades above floor: powers of ten between gap and floor. It is the mean over seeds and steps, or that of the one run
-  or the stretch of steps that stands out most, times the root of its share. So it may be positive below a mean floor
-- limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches;
-  at a single late probe, three standard deviations of the nudged runs more
+- decades above floor: powers of ten between gap and floor. It is the mean over all seeds and steps, or that of the run
+  or the stretch of steps that stands out most, times the root of its share. So it may be positive where most gaps are
+  below the floor
+- limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches.
+  A single late step may be further above, by three standard deviations of the nudged runs there
 - nudged runs reach: the most decades that one nudge of the reference is above the other nudges
-- left floor at step: the first at which the gap of a run that is not the same is above all of those
+- left floor at step: the first at which the gap of a run that is not the same is beyond the limit, and above the gap
+  of every nudged run
 - losses above floor: the same for the training losses in place of the outputs
 - losses differ by: the most that any one training loss differs from the reference's, of all steps and runs
 """

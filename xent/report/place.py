@@ -36,7 +36,7 @@ def place_lines(place: Place) -> list[str]:
         lines = [f"step {place.step}, decades above rounding: {listed}"]
         lines += ["in this precision a correct change may be that far above at one tensor: record it in float64"]
     else:
-        lines = [f"no tensor is above rounding in {captured}, of {len(place.decades)} a step"]
+        lines = [f"none of the {len(place.decades)} tensors of {captured} is above rounding"]
     for what, names in {
         "outputs not seen (compiled, checkpointed, or called as .forward):": place.unseen,
         "not compared, for want of a counterpart:": list(map(str, place.left_out)),

@@ -218,11 +218,11 @@ def _how(name: str, candidate: Summary, reference: str) -> str:
         return f"{name} trains as {reference} does but ends after {ends} steps, not after {expected}"
     different = candidate["verdict"] == Verdict.DIFFERENT
     decades = candidate["decades above floor" if different else "losses above floor"]
-    how = "differs" if different else f"trains as {reference} does but reports other values,"
+    how = "differs" if different else f"trains as {reference} does but reports values that differ"
     where = candidate["where"] and candidate["where"]["begins at"]
     begins = f", first at {where}" if where else ""
     step = candidate["left floor at step"]
-    return f"{name} {how} from step {step} on, by {decades:.1f} decades above rounding{begins}"
+    return f"{name} {how} by {decades:.1f} decades above rounding, beyond the limit from step {step} on{begins}"
 
 
 def _precision(settings: dict[str, Any]) -> str:
@@ -265,8 +265,8 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         if judgement.first_mismatch:
             remarks.append(f"{name} got {judgement.first_mismatch} than its reference: draw it from the seed")
         if judgement.outputs.margin < LARGEST_ROUNDING and precisions in ({"float32"}, {"float64"}):
-            tells = "the same with precision=float32,float64 tells"
-            remarks.append(f"{name}: a mistake, or coarse rounding? {tells}")
+            tells = "training in float32 and in float64, compared together, tells"
+            remarks.append(f"is {name} a mistake, or coarse rounding? {tells}")
     return remarks
 
 

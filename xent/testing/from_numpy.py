@@ -40,7 +40,10 @@ class _FromNumpy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, value_and_grad: Callable[..., tuple[Any, Any]]) -> Tensor:
-        value, gradients = value_and_grad(_array(logits), _array(target))
+        result = value_and_grad(_array(logits), _array(target))
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise BadInput(f"value_and_grad gave a {type(result).__name__}: expected (loss, gradient of the logits)")
+        value, gradients = result
         gradients = gradients if isinstance(gradients, tuple) else (gradients,)
         if len(gradients) > 2:
             raise BadInput(f"value_and_grad gave {len(gradients)} gradients: expected that of the logits, or a pair")

@@ -152,7 +152,8 @@ def _differing_in_training(loss: Loss, reference: Loss, task: Task, seeds: int |
         with _as_in_a_proof(task):
             begins = where_it_begins(*_trainings(*losses, task), judgement, _settings(task), None, None)
     advice = "more steps, fewer classes, fewer ignored targets, or weights that are closer to each other"
-    is_rounding = evidence is not None and evidence.is_off_by_rounding and not _looked_at(loss, task).is_pytorchs
+    is_rounding = task.dtype == torch.float64 and evidence is not None and evidence.is_off_by_rounding
+    is_rounding = is_rounding and not _looked_at(loss, task).is_pytorchs
     hint = "it computes outside of PyTorch, where float64 does not reach: give the dtype that it computes in"
     return explanation(judgement, advice, evidence, begins, hint if is_rounding else "")
 

@@ -126,7 +126,7 @@ def where_it_begins(
     Args:
         train, reference, settings, rename: see `assert_same_training`.
         judgement: that they are different.
-        dtype: see `trained`.
+        dtype: see `trained`. With float64, one seed is trained again; else all that were judged, whose mean tells more.
 
     Returns:
         nothing if the judgement names no step.
@@ -134,8 +134,9 @@ def where_it_begins(
     last, start = judgement.left_floor, time.perf_counter()
     if last is None:
         return []
-    pair = max(judgement.pairs, key=lambda pair: output_gaps(pair.candidate, pair.reference).get(last, 0.0))
-    again = pair.reference.step, settings, dtype, pair.reference.settings["seed"]
+    furthest = max(judgement.pairs, key=lambda pair: output_gaps(pair.candidate, pair.reference).get(last, 0.0))
+    pairs = [furthest] if dtype == torch.float64 else judgement.pairs
+    again = furthest.reference.step, settings, dtype, [pair.reference.settings["seed"] for pair in pairs]
     probed = [step for step in range(1, last + 1) if is_probe_step(step, last)]
     try:
         place = place_among(train, reference, probed, *again, rename=rename)
@@ -156,7 +157,7 @@ def place_among(  # noqa: PLR0913  what makes one training another
     steps: int | None,
     settings: Settings,
     dtype: Dtype,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     *,
     rename: Renames | None = None,
 ) -> Place | None:
@@ -164,10 +165,14 @@ def place_among(  # noqa: PLR0913  what makes one training another
 
     Args:
         train, reference, steps, settings, rename: see `assert_same_training`.
-        dtype, seed: see `trained`.
+        dtype: see `trained`.
+        seeds: of the trainings.
     """
-    again, captured = (steps, settings, dtype, seed), list(where)
-    unnudged, *nudged = (trained(reference, "the reference", *again, nudge, captured) for nudge in range(1 + NUDGES))
-    candidate = trained(train, "the training", *again, where=captured)
-    rename_captures(candidate, rename or {})
-    return find_place([Pair(candidate, unnudged, unnudged, nudged)])
+    pairs, captured, nudges = list[Pair](), list(where), range(1 + NUDGES)
+    for seed in seeds:
+        again = steps, settings, dtype, seed
+        unnudged, *nudged = (trained(reference, "the reference", *again, nudge, captured) for nudge in nudges)
+        candidate = trained(train, "the training", *again, where=captured)
+        rename_captures(candidate, rename or {})
+        pairs.append(Pair(candidate, unnudged, unnudged, nudged))
+    return find_place(pairs)

@@ -81,6 +81,8 @@ class Judgement:
             runs = pair.candidate, pair.reference
             of_logits = [precision_of(run.settings, "loss_precision") or run.first_outputs.dtype for run in runs]
             dtype = max(of_logits, key=lambda dtype: torch.finfo(dtype).eps)
+            if self._verdict_of_training is Verdict.COARSER:  # rounding as of a half type
+                dtype = torch.bfloat16
             for name in (name for name in runs[0].trials if name in runs[1].trials):
                 (value, norm), (expected_value, expected_norm) = (run.trials[name] for run in runs)
                 norms = torch.tensor([[norm], [expected_norm]], dtype=torch.float64)

@@ -15,6 +15,7 @@ from xent.recording.capture import (
     GRADIENT_AT,
     INPUT,
     KINDS,
+    LOSS,
     OUTPUT,
     UPDATE,
     WEIGHT,
@@ -86,8 +87,9 @@ def find_place(pairs: list[Pair]) -> Place | None:
         return None
     first, limit = pairs[0].reference, TENSOR_LIMIT / sqrt(len({without(pair.unnudged, "nudge") for pair in pairs}))
     dtype = precision_of(first.settings) or first.first_outputs.dtype
+    loss_dtype = precision_of(first.settings, "loss_precision") or dtype
     for step in steps:
-        by_pair = [_decades(pair, step, torch.finfo(dtype).eps) for pair in pairs]
+        by_pair = [_decades(pair, step, torch.finfo(dtype).eps, torch.finfo(loss_dtype).eps) for pair in pairs]
         in_all = [key for key in by_pair[0] if all(key in others for others in by_pair)]
         decades = {key: float(np.mean([of_pair[key] for of_pair in by_pair])) for key in in_all}
         tensor = _first_above(decades, limit, pairs[0].candidate.captures[step])
@@ -115,7 +117,7 @@ def rename_captures(trace: Trace, rename: Renames) -> None:
             raise BadInput(f"rename={dict(rename)} gives two tensors one name: map each module to another")
 
 
-def _decades(pair: Pair, step: int, epsilon: float) -> Decades:
+def _decades(pair: Pair, step: int, epsilon: float, epsilon_of_loss: float) -> Decades:
     """How far each tensor of a step is above its floor, of those that all runs have."""
     reference, candidate = pair.reference.captures[step], pair.candidate.captures[step]
     plain, nudged = pair.unnudged.captures[step], [trace.captures[step] for trace in pair.nudged]
@@ -133,7 +135,8 @@ def _decades(pair: Pair, step: int, epsilon: float) -> Decades:
         if key.kind in (GRADIENT_AT, GRADIENT, UPDATE) and norm <= 10 * epsilon * largest[key.kind]:
             decades[key] = 0.0
             continue
-        lowest = max(epsilon / 10 * norm, np.finfo(float).tiny)
+        # A loss is one number, in which nudged runs may agree by chance.
+        lowest = max((epsilon_of_loss if key.kind == LOSS else epsilon / 10) * norm, np.finfo(float).tiny)
         if key.kind == UPDATE:
             before = (norms.get(once._replace(kind=kind), 0.0) for kind in (WEIGHT, BUFFER))
             lowest = max(lowest, epsilon * max(before))
