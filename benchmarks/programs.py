@@ -1,4 +1,4 @@
-"""Ten training programs as others write them, each with five correct changes and ten mistakes. For benchmarks.verdict.
+"""Eleven training programs as others write them, each with five correct changes and ten mistakes.
 
 A program is a function `(recorder, change)`; no change makes the reference. Casts are where their kind has them:
 RMSNorm in float32, Newton-Schulz in bfloat16, a loss of float32 logits; two programs run under autocast.

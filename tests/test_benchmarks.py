@@ -123,7 +123,7 @@ MUON = verdict.PROGRAMS["muon"]._replace(correct=("addmm",), wrong=("four iterat
 
 @patch.multiple(verdict, PROGRAMS={"muon": MUON}, STEPS_OF_PROGRAMS=8, LATE=("momentum off",), LATE_KINDS=("mlp",))
 def test_programs_as_others_write_them_and_late_mistakes() -> None:
-    assert verdict.programs()[1] == ["float64", "1", "0", "1", "0", ""]
+    assert verdict.programs()[1] == ["float64", "1", "0", "1", "0"]
     (row,) = verdict.late()[1:]
     assert row[0] == "momentum off" and re.match("different, [0-9.]+e", row[1])
 

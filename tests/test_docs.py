@@ -169,7 +169,7 @@ def test_a_program_of_others_is_recorded_by_two_lines_and_judged(
     key, _, value = mistake.partition("=")
     default = {"scale": "1.0", "momentum": "0.9", "rope_theta": "10000.0"}[key]
     different = compare_py("--by", key, "--reference", default, *references, "runs/mistake")
-    assert (different.returncode, f"{key}={value} differs from step" in different.stdout) == (1, True), different
+    assert (different.returncode, f"{key}={value} differs by" in different.stdout) == (1, True), different
 
 
 @pytest.mark.slow

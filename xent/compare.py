@@ -162,17 +162,20 @@ def _renames(arguments: list[str]) -> Renames:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m xent.compare", description="Judge runs by those with the reference.")
+    judges = "Judge runs by those of the reference. Exit code: 0 for the same, 1 for different, 2 for not comparable."
+    parser = argparse.ArgumentParser("python -m xent.compare", description=judges)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="the folder of a run, or of a sweep")
-    parser.add_argument("--by", default="loss", help="the setting that is compared, as device; %(default)s")
-    parser.add_argument("--reference", help="its value in the reference runs; torch for losses")
+    parser.add_argument("--by", default="loss", help="the setting that is compared, such as device (default: loss)")
+    parser.add_argument("--reference", help="its value in the reference runs (default for losses: torch)")
     parser.add_argument("--exact", action="store_true", help="are the runs equal to the first, to the last bit?")
     parser.add_argument("--output", type=Path, help="the folder of the report; comparison/ in a sweep, else a new one")
     renames = "a module path of the candidates, or a part of it, and what it is in the references; to find where"
     parser.add_argument("--rename", metavar="OURS=THEIRS", action="append", default=[], help=renames)
     options = parser.parse_args(arguments)
     outlive_readers()
-    command = shlex.join(["python", "-m", "xent.compare", *(arguments or sys.argv[1:])])
+    # `runs/*` matches an earlier comparison too
+    given = [word for word in arguments or sys.argv[1:] if not Path(word, "verdict.json").exists()]
+    command = shlex.join(["python", "-m", "xent.compare", *given])
     try:
         if options.exact:
             sys.exit(compare_exactly(options.runs))

@@ -179,7 +179,9 @@ def test_a_sweep_goes_on_after_a_run_that_had_to_stop_and_says_why_there_is_no_c
     assert finished.parent.name.split(",")[1] == "optimizer.lr=0.05"
     no_reference = ["loss=scratch,article", *small(max_steps=2), f"hydra.sweep.dir={tmp_path / 'no_reference'}"]
     line = the_line(train_py("-m", *no_reference), code=0)
-    assert "no run has loss=torch: train one, or compare with --reference, one of article, scratch" in line
+    assert (
+        "no run has loss=torch: train one, or give another reference, one of article, scratch, by --reference" in line
+    )
     assert len(list(tmp_path.glob("no_reference/*/trace.npz"))) == 2
 
 

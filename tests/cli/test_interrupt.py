@@ -109,8 +109,8 @@ def test_ctrl_c_ends_a_sweep_with_one_line(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_a_run_which_may_go_on_if_that_is_wanted(tmp_path: Path) -> None:
     diverges = [*small(log_every=1, checkpoint_every=4), "optimizer.lr=1e30"]
     line = the_line(train_py(*diverges, f"hydra.run.dir={tmp_path}"), tmp_path, code=1)
-    assert line.startswith("the loss is nan at step 2, seen at step 2: learning rate ")
-    advice = "the batch is in RUN/nonfinite.pt; train with a smaller optimizer.lr, or go on with on_nonfinite=continue"
+    assert line.startswith("the loss is nan at step 2: learning rate ")
+    advice = "the batch is in RUN/nonfinite.pt; train with a smaller optimizer.lr, or add on_nonfinite=continue"
     assert line.endswith(f"; {advice}; {IS_KEPT} python train.py resume=RUN")
     saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
     assert (saved["step"], saved["images"].shape, saved["target"].shape) == (2, (128, 1, 28, 28), (128,))
@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_stops_a_run_which_may_go_on_if_that_is_wanted(
 def test_a_sweep_with_a_loss_that_is_no_number_is_finished_where_it_stopped(tmp_path: Path) -> None:
     """What changes no run, as on_nonfinite, is not in the names of their folders."""
     sweep = ["-m", "loss=torch", "optimizer.lr=0.05,1e30", *small(nudge="0,1"), f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    assert train_py(*sweep).stderr.count("or go on with on_nonfinite=continue") == 2
+    assert train_py(*sweep).stderr.count("or add on_nonfinite=continue") == 2
     by_lr = ["hydra.callbacks.compare.by=optimizer.lr", "hydra.callbacks.compare.reference=0.05"]
     output = succeeds(*sweep, *by_lr, "on_nonfinite=continue")
     assert "4 runs of " in output and ", 2 of them finished\n" in output and "No: optimizer.lr=" in output

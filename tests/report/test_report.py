@@ -167,9 +167,8 @@ def test_remarks_are_printed_too_and_say_what_to_try(tmp_path: Path, capsys: pyt
     def remarks(floor: float, shift: float, **settings: Any) -> list[str]:
         return summary_of(*nudged(floor, floor, **settings), run("scratch", shift, **settings))["remarks"]
 
-    other_precision = [
-        "is scratch a mistake, or coarse rounding? training in float32 and in float64, compared together, tells"
-    ]
+    tells = "train in float32 and in float64 to tell, in train.py by precision=float32,float64"
+    other_precision = [f"scratch: a mistake, or coarse rounding? {tells}"]
     assert remarks(1e-7, 1e-4, precision="float32") == remarks(1e-15, 1e-7) == other_precision
     assert remarks(1e-7, 1e-4, precision="float32", loss_shift=1e-7) == other_precision
     assert remarks(1e-15, 1e-3) == [], "which rounding is not"
@@ -237,7 +236,8 @@ def test_tensorboard_shows_the_newest_comparison_alone_if_it_would_tick_none_of_
             (tmp_path / sweep / "comparison" / "curves" / str(number) / "events.out.tfevents.1").touch()
         (tmp_path / sweep / "comparison" / "verdict.json").touch()
         os.utime(tmp_path / sweep / "comparison" / "verdict.json", (runs, runs))
-        curves, verdicts = addresses(tmp_path, "6006")
+        curves, verdicts, *hint = addresses(tmp_path, "6006")
+        assert bool(hint) == (runs == 23)
         assert verdicts == "verdicts: http://127.0.0.1:6006/#text&regexInput=comparison$"
         return tuple(curves.split("&"))
 

@@ -64,7 +64,7 @@ def test_any_setting_can_be_compared_and_what_comes_with_it_may_differ_too() -> 
 def test_what_is_compared_must_be_a_setting_and_have_a_reference_and_others() -> None:
     runs = [run("torch", device=device) for device in ("cuda", "cpu")]
     assert_refused("--by device: give --reference, one of cuda, cpu", runs, by="device")
-    train_one = "train one, or compare with --reference, one of"
+    train_one = "train one, or give another reference, one of"
     assert_refused(f"no run has device=mps: {train_one} cuda, cpu", runs, by="device", reference="mps")
     assert_refused(f"no run has loss=torch: {train_one} scratch, article", [run("scratch"), run("article")])
     assert_refused("--by speed: torch,device=cuda has no such setting, but loss, ", runs, by="speed")

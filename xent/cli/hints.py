@@ -59,9 +59,10 @@ def _not_found(target: str, error: BaseException) -> str:
         return f"{target} cannot be found, {module} has no {name}: {hint}"
     while error.__cause__:
         error = error.__cause__
-    if isinstance(error, ModuleNotFoundError) or not isinstance(error, Exception):
+    if isinstance(error, ModuleNotFoundError) and f"{target}.".startswith(f"{error.name}."):
         return f"{target} cannot be found ({error}): expected package.module.name of a class or function"
-    return f"{module} cannot be imported ({where_raised(error)})"
+    reason = where_raised(error) if isinstance(error, Exception) else str(error)
+    return f"{module} cannot be imported ({reason})"
 
 
 def _not_built(target: str, cause: BaseException) -> str:
@@ -79,7 +80,7 @@ def _no_such_choice(given: str, options: list[str]) -> str:
     group, _, name = given.partition("/")
     if group == "loss":
         options = [*IMPOSTORS] if name.startswith("impostor") else [*options, "impostor/NAME"]
-    close = nearest(name.rpartition("/")[2], options)
+    close = nearest(name.rpartition("/")[2], [*options, *IMPOSTORS] if group == "loss" else options)
     hint = f"did you mean {close[0]}? It is" if close else "expected"
     return f"{group}={name}: {hint} one of {', '.join(options)}"
 

@@ -64,8 +64,10 @@ class Config:
         counts = [key for key, of_type in get_type_hints(Config).items() if of_type in (int, int | None)]
         numbers = {key: getattr(self, key) for key in set(counts) - {"seed", "nudge"}}
         for key, value in (numbers | {"model.width": self.model.get("width")}).items():
-            if isinstance(value, int) and value < 1:
+            if value is not None and not (isinstance(value, int) and value >= 1):
                 raise BadInput(f"{key}={value}: expected a whole number of at least 1")
+        if not isinstance(lr := self.optimizer.get("lr", 0.0), int | float):
+            raise BadInput(f"optimizer.lr={lr}: expected a number")
         if self.timeout > MAX_TIMEOUT:
             raise BadInput(f"timeout={self.timeout}: expected at most {MAX_TIMEOUT} seconds, a week")
         if self.precision is Precision.float16:

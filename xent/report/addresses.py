@@ -9,7 +9,7 @@ MOST = 40  # runs that match the filter of an address; of more, TensorBoard tick
 
 
 def addresses(outputs: Path, port: str) -> list[str]:
-    """The addresses of TensorBoard's pages, one of curves and one of verdicts.
+    """The addresses of TensorBoard's pages, one of curves and one of verdicts, in lines.
 
     They show all comparisons in a folder, or the newest alone if TensorBoard would tick none of so many.
     """
@@ -19,10 +19,13 @@ def addresses(outputs: Path, port: str) -> list[str]:
     curves = {file.parent for verdict in verdicts for file in verdict.parent.rglob("events.out.tfevents.*")}
     of_curves, of_verdicts = (quote(name if len(runs) > MOST else "comparison") for runs in (curves, verdicts))
     page = f"http://127.0.0.1:{port}/#"
-    return [
+    lines = [
         f"curves: {page}custom_scalars&_smoothingWeight=0&regexInput={of_curves}",
         f"verdicts: {page}text&regexInput={of_verdicts}$",
     ]
+    if len(curves) > MOST:
+        lines += ["For curves of an older comparison, type the name of its folder under Runs."]
+    return lines
 
 
 if __name__ == "__main__":

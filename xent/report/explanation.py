@@ -79,7 +79,8 @@ def explanation(
         ours, theirs = evidence.gradient.double(), evidence.expected_gradient.double()
         distances = (ours - theirs).abs().nan_to_num(torch.inf)
         place = tuple(int(i) for i in torch.unravel_index(distances.argmax(), distances.shape))
-        rows += _both(f"loss at step {evidence.step}", evidence.value, evidence.expected_value)
+        most = "" if evidence.step == step else ", where they differ most"
+        rows += _both(f"loss at step {evidence.step}{most}", evidence.value, evidence.expected_value)
         rows += _both(f"gradient of logit {list(place)}", ours[place].item(), theirs[place].item())
         rows += [("error of the whole gradient", _relative((ours - theirs).norm().item(), theirs.norm().item()))]
     else:
@@ -126,6 +127,8 @@ def _relative(distance: float, size: float) -> str:
 def _hints(outcomes: Outcomes) -> list[str]:
     """A likely cause, and what to try, if there is one."""
     ours = {name: outcome for name, (outcome, _) in outcomes.items()}
+    if {LARGE, ONE_ROW, *STRIDED} <= {*ours}:  # it differs everywhere
+        return []
     if UNDERFLOWING in ours and not isfinite(ours[UNDERFLOWING].value):
         return ["a probability underflows to 0, and its logarithm is -inf: use log_softmax, or logsumexp"]
     if LARGE in ours and not isfinite(ours[LARGE].value):
@@ -150,8 +153,9 @@ def _hint(evidence: Evidence) -> str:
         causes = {1 / classes: "a mean over the classes too?", batch: "a sum in place of the mean?"}
         causes |= {1 / log(2): "a logarithm to base 2?", -1.0: "a sign?"}
         likely = [cause for value, cause in causes.items() if isclose(value, factor, rel_tol=max(1e-3, eps))]
-        digits = min(10, 1 - round(log10(eps)))
-        return f"the gradient is {factor:.{digits}g} times the reference's: {(*likely, 'a constant factor')[0]}"
+        digits = min(10, -round(log10(eps)))
+        cause = (*likely, "a constant factor, or another denominator of the mean?")[0]
+        return f"the gradient is {factor:.{digits}g} times the reference's: {cause}"
     if evidence.target is not None:
         p, target = evidence.probabilities.double(), evidence.target
         factors = ((ours * theirs).sum(1, keepdim=True) / theirs.square().sum(1, keepdim=True)).nan_to_num(1)

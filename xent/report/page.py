@@ -19,11 +19,13 @@ apart are correct runs, by rounding alone.
 - limit: how many of them rounding explains: 2 over the root of the number of seeds, or as many as a nudged run reaches.
   A single late step may be further above, by three standard deviations of the nudged runs there
 - nudged runs reach: the most decades that one nudge of the reference is above the other nudges
-- left floor at step: the first at which the gap of a run that is not the same is beyond the limit, and above the gap
+- left floor at step: of a run that is judged different, the first at which its gap is beyond the limit, and above that
   of every nudged run
 - losses above floor: the same for the training losses in place of the outputs
-- losses differ by: the most that any one training loss differs from the reference's, of all steps and runs
+- losses differ by: the largest absolute difference of a training loss from the reference's, over all steps and seeds
 """
+
+NAMES = {"runs": "number of runs", "steps": "steps of a run", "seeds": "values of seed", "nudges": "values of nudge"}
 
 Rows = list[list[str]]  # the first is the header
 
@@ -60,7 +62,7 @@ def _what_was_run(summary: Summary) -> Rows:
     """The settings that all runs share. Those inside groups are in verdict.json."""
     shared = {key: value for key, value in summary["settings"].items() if "." not in key or key.startswith("machine.")}
     rows = summary["what was run"] | {key: value for key, value in shared.items() if value not in ("", None)}
-    return [[key.removeprefix("machine."), str(value)] for key, value in rows.items()]
+    return [[NAMES.get(key, key.removeprefix("machine.")), str(value)] for key, value in rows.items()]
 
 
 def verdict_rows(summary: Summary) -> Rows:

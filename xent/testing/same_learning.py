@@ -82,7 +82,7 @@ def assert_same_learning(  # noqa: PLR0913  each a keyword of its own, as a call
         places: logits are `[batch, classes, *places]` and class indices `[batch, *places]`.
         steps: of each training. With fewer, what a loss does where the network is sure of a class is not proved.
         seeds: how many trainings of each kind; defaults to 1, or to 4 in another dtype than float64. With fewer, a
-            mistake has to be larger to be found: with one seed, in a half type, one that is half off passes.
+            mistake has to be larger to be found.
         where: whether to train again if they differ, to name the first tensor that does.
 
     Raises:

@@ -140,7 +140,7 @@ def judge_training(
 def seeds_and_nudges(dtype: torch.dtype) -> tuple[int, int]:
     """The default numbers of seeds and nudges, for outputs or logits of this dtype.
 
-    With one seed, a loss in a half type that is half off would pass: the limit is 2 decades over the root of the seeds.
+    With one seed, only what is half off shows in a half type: the limit is 2 decades over the root of the seeds.
     """
     return (1, 4) if dtype == torch.float64 else (4, 2)
 

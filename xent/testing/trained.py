@@ -147,7 +147,10 @@ def where_it_begins(
     except Exception as error:  # an operation that has no float64, say; the proof has failed in any case
         return [f"not found: training again stopped ({in_one_line(error)})"]
     seconds = f"found in {time.perf_counter() - start:.1f} s by training again; where=False skips this"
-    return [*place_lines(place), seconds] if place else []
+    lines = place_lines(place) if place else []
+    if place and not place.tensor:
+        lines[0] = f"not found: {lines[0]} by itself"
+    return [*lines, seconds] if lines else []
 
 
 def place_among(  # noqa: PLR0913  what makes one training another

@@ -98,7 +98,8 @@ def stop_if_nonfinite(training: Training, step: Step, start: int, train: Split, 
     torch.save({name: tensor.cpu() for name, tensor in dump.items()} | {"step": number}, content)
     write_whole(folder / NONFINITE, content)
     gradients = [p.grad.abs().max().item() for p in training.model.parameters() if p.grad is not None]
-    what = f"the loss is {losses[index].item()} at step {number}, seen at step {step.number}"
+    seen = f", seen at step {step.number}" if step.number > number else ""
+    what = f"the loss is {losses[index].item()} at step {number}{seen}"
     sizes = f"largest logit {step.logits.abs().max().item():.4g}, largest gradient {max(gradients, default=0.0):.4g}"
-    advice = "train with a smaller optimizer.lr, or go on with on_nonfinite=continue"
+    advice = "train with a smaller optimizer.lr, or add on_nonfinite=continue"
     raise Stopped(f"{what}: learning rate {step.lr:.4g}, {sizes}; the batch is in {folder / NONFINITE}; {advice}")

@@ -79,7 +79,8 @@ def _reference_value(traces: list[Trace], by: str, wanted: str | None) -> str:
     if value is None:
         raise BadInput(f"--by {by}: give --reference, one of {', '.join(values)}")
     if value not in values:
-        raise BadInput(f"no run has {by}={value}: train one, or compare with --reference, one of {', '.join(values)}")
+        what = f"{', '.join(values)}, by --reference (of a sweep, hydra.callbacks.compare.reference=)"
+        raise BadInput(f"no run has {by}={value}: train one, or give another reference, one of {what}")
     return value
 
 
