@@ -115,6 +115,12 @@ def test_a_module_that_cannot_be_imported_is_not_said_to_be_missing(
     line = refused("loss=custom", "loss._target_=without_imports.Loss")
     assert line.startswith("without_imports cannot be imported (NameError: name 'nn' is not defined; ")
     assert line.endswith("without_imports.py:1: class Loss(nn.Module): ...)")
+    (tmp_path / "of_nothing.py").write_text("import nothing_here\n")
+    line = refused("loss=custom", "loss._target_=of_nothing.Loss")
+    assert line.startswith("of_nothing cannot be imported (ModuleNotFoundError: No module named 'nothing_here'; ")
+    (tmp_path / "no_code.py").write_text("x = = 1\n")
+    line = refused("loss=custom", "loss._target_=no_code.Loss")
+    assert line == "no_code cannot be imported (SyntaxError: invalid syntax (no_code.py, line 1))"
 
 
 @pytest.mark.parametrize("typo", TYPOS.split())

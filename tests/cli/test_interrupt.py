@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,7 +107,9 @@ def test_ctrl_c_ends_a_sweep_with_one_line(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 1
 
 
-def test_a_loss_that_is_no_number_stops_a_run_which_may_go_on_if_that_is_wanted(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_a_run_which_may_go_on_if_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     diverges = [*small(log_every=1, checkpoint_every=4), "optimizer.lr=1e30"]
     line = the_line(train_py(*diverges, f"hydra.run.dir={tmp_path}"), tmp_path, code=1)
     assert line.startswith("the loss is nan at step 2: learning rate ")
@@ -115,6 +118,9 @@ def test_a_loss_that_is_no_number_stops_a_run_which_may_go_on_if_that_is_wanted(
     saved = torch.load(tmp_path / "nonfinite.pt", weights_only=True)
     assert (saved["step"], saved["images"].shape, saved["target"].shape) == (2, (128, 1, 28, 28), (128,))
     assert not saved["loss"].isfinite()
+    monkeypatch.setenv("PATH", "")  # no environment is active
+    again = train_py(f"resume={tmp_path}").stderr
+    assert again.endswith(f"{IS_KEPT} {os.path.relpath(sys.executable)} train.py resume={os.path.relpath(tmp_path)}\n")
     succeeds(f"resume={tmp_path}", "on_nonfinite=continue")
 
 

@@ -173,6 +173,9 @@ def test_remarks_are_printed_too_and_say_what_to_try(tmp_path: Path, capsys: pyt
     assert remarks(1e-7, 1e-4, precision="float32", loss_shift=1e-7) == other_precision
     assert remarks(1e-15, 1e-3) == [], "which rounding is not"
     assert remarks(1e-12, 1e-7, loss_precision="float32") == [], "it is judged so already"
+    broken = run("scratch", 1e-6, precision="float32")
+    broken.losses[2:] = torch.nan
+    assert summary_of(*COARSE, broken)["remarks"] == ["the loss of scratch is nan at step 3"]
     with_casts = run("scratch", 1e-14)
     with_casts.casts = {"float32", "bfloat16"}
     seen_through = "scratch casts to bfloat16 and float32, which was seen through: it computed in float64 all the way"
@@ -235,16 +238,16 @@ def test_tensorboard_shows_the_newest_comparison_alone_if_it_would_tick_none_of_
             (tmp_path / sweep / "comparison" / "curves" / str(number)).mkdir(parents=True)
             (tmp_path / sweep / "comparison" / "curves" / str(number) / "events.out.tfevents.1").touch()
         (tmp_path / sweep / "comparison" / "verdict.json").touch()
-        os.utime(tmp_path / sweep / "comparison" / "verdict.json", (runs, runs))
+        os.utime(tmp_path / sweep / "comparison" / "verdict.json", (age := len(list(tmp_path.iterdir())), age))
         curves, verdicts, *hint = addresses(tmp_path, "6006")
-        assert bool(hint) == (runs == 23)
+        assert bool(hint) == (sweep == "th+ree")
         assert verdicts == "verdicts: http://127.0.0.1:6006/#text&regexInput=comparison$"
         return tuple(curves.split("&"))
 
     page = "curves: http://127.0.0.1:6006/#custom_scalars", "_smoothingWeight=0"
     assert addresses(tmp_path / "none", "6006")[0].endswith("regexInput=comparison")
     assert compared("one", 18) == compared("two", 22) == (*page, "regexInput=comparison")
-    assert compared("th+ree", 23) == (*page, r"regexInput=th%5C%2Bree/comparison")
+    assert compared("th+ree", 1) == (*page, r"regexInput=th%5C%2Bree/comparison")
 
 
 def test_custom_losses_of_one_name_keep_their_modules() -> None:

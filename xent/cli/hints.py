@@ -61,8 +61,9 @@ def _not_found(target: str, error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, ModuleNotFoundError) and f"{target}.".startswith(f"{error.name}."):
         return f"{target} cannot be found ({error}): expected package.module.name of a class or function"
-    reason = where_raised(error) if isinstance(error, Exception) else str(error)
-    return f"{module} cannot be imported ({reason})"
+    if isinstance(error, Exception) and not isinstance(error, SyntaxError):  # which says where it is
+        return f"{module} cannot be imported ({where_raised(error)})"
+    return f"{module} cannot be imported ({in_one_line(error)})"
 
 
 def _not_built(target: str, cause: BaseException) -> str:

@@ -1,13 +1,12 @@
 """The two exceptions that a person reads, in one line: what happened, what was expected, what to do."""
 
-import importlib
 import os
 from pathlib import Path
 from traceback import extract_tb
 
 import torch
 
-PACKAGES = Path(__file__).parents[1], Path(torch.__file__).parent, Path(importlib.__file__).parent
+PACKAGES = Path(__file__).parents[1], Path(torch.__file__).parent
 NOT_THE_AUTHORS = *(f"{package}{os.sep}" for package in PACKAGES), "<"  # < begins the name of generated code
 
 

@@ -146,11 +146,12 @@ def where_it_begins(
             place = between if between and between.tensor else place
     except Exception as error:  # an operation that has no float64, say; the proof has failed in any case
         return [f"not found: training again stopped ({in_one_line(error)})"]
-    seconds = f"found in {time.perf_counter() - start:.1f} s by training again; where=False skips this"
-    lines = place_lines(place) if place else []
-    if place and not place.tensor:
+    if not place:
+        return []
+    lines = place_lines(place)
+    if not place.tensor:
         lines[0] = f"not found: {lines[0]} by itself"
-    return [*lines, seconds] if lines else []
+    return [*lines, f"found in {time.perf_counter() - start:.1f} s by training again; where=False skips this"]
 
 
 def place_among(  # noqa: PLR0913  what makes one training another
