@@ -136,7 +136,7 @@ class CompareRuns(Callback):
         if self.by is None:
             return
         print(erase(), end="", flush=True)
-        from xent.compare import compare  # Hydra makes this callback for single runs too, which need no plots
+        from xent.compare import compare  # Hydra makes this callback for single runs too, which compare nothing
 
         folder = Path(config.hydra.sweep.dir)
         reference = None if self.reference is None else str(self.reference)  # Hydra makes a number of 1

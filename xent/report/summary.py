@@ -260,15 +260,15 @@ def _remarks(judgements: dict[str, Judgement], by: str) -> list[str]:
         if judgement.casts:
             seen_through = "which was seen through: it computed in float64 all the way"
             remarks.append(f"{name} casts to {_listed(judgement.casts)}, {seen_through}")
-        if not pair.candidate.losses.isfinite().all():
-            first = int(pair.candidate.losses.isfinite().int().argmin()) + 1
-            remarks.append(f"the loss of {name} is {pair.candidate.losses[first - 1].item()} at step {first}")
-            continue
+        is_finite = pair.candidate.losses.isfinite()
+        if not is_finite.all():
+            step = int(is_finite.int().argmin())
+            remarks.append(f"the loss of {name} is {pair.candidate.losses[step].item()} at step {step + 1}")
         if judgement.verdict is not Verdict.DIFFERENT or has_own_loss_precision(judgement.settings):
             continue
         if judgement.first_mismatch:
             remarks.append(f"{name} got {judgement.first_mismatch} than its reference: draw it from the seed")
-        if judgement.outputs.margin < LARGEST_ROUNDING and precisions in ({"float32"}, {"float64"}):
+        if is_finite.all() and judgement.outputs.margin < LARGEST_ROUNDING and precisions in ({"float32"}, {"float64"}):
             tells = "train in float32 and in float64 to tell, in train.py by precision=float32,float64"
             remarks.append(f"{name}: a mistake, or coarse rounding? {tells}")
     return remarks

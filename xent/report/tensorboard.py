@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from xent.report.addresses import newest_first
 from xent.report.summary import SCHEMA_VERSION, Summary, candidates_of
 
 PICTURE = re.compile(r"!\[.*?\]\(.*?\)\n\n")  # a link to a file, which TensorBoard's text does not show
@@ -53,12 +54,11 @@ def list_newest_first(outputs: Path) -> None:
     """
     for old in outputs.glob(f"events.out.tfevents.*{HEADINGS}"):
         old.unlink(missing_ok=True)
-    files = [*outputs.glob("*/verdict.json"), *outputs.glob("*/comparison/verdict.json")]
     titles: list[str] = []
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+    for folder in newest_first(outputs):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # damaged, or another program's
-            summary = json.loads(file.read_text(encoding="utf-8"))
-            titles += _titles(summary, file.parent) if summary["schema version"] == SCHEMA_VERSION else []
+            summary = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+            titles += _titles(summary, folder) if summary["schema version"] == SCHEMA_VERSION else []
     with SummaryWriter(str(outputs), filename_suffix=HEADINGS) as writer:
         writer.add_custom_scalars({title: {} for title in titles})  # whose charts are in each comparison
 

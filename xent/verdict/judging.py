@@ -77,12 +77,11 @@ class Judgement:
     def trials(self) -> Outcomes:
         """The outcomes of trials in which the losses differ, with the norm alone of each gradient."""
         differing: Outcomes = {}
+        half = [torch.bfloat16] if self._verdict_of_training is Verdict.COARSER else []  # it may round as one
         for pair in self.pairs:
             runs = pair.candidate, pair.reference
             of_logits = [precision_of(run.settings, "loss_precision") or run.first_outputs.dtype for run in runs]
-            dtype = max(of_logits, key=lambda dtype: torch.finfo(dtype).eps)
-            if self._verdict_of_training is Verdict.COARSER:  # rounding as of a half type
-                dtype = torch.bfloat16
+            dtype = max(half + of_logits, key=lambda dtype: torch.finfo(dtype).eps)
             for name in (name for name in runs[0].trials if name in runs[1].trials):
                 (value, norm), (expected_value, expected_norm) = (run.trials[name] for run in runs)
                 norms = torch.tensor([[norm], [expected_norm]], dtype=torch.float64)
@@ -91,7 +90,7 @@ class Judgement:
                     differing[name] = ours, expected
         return differing
 
-    @property
+    @cached_property
     def _verdict_of_training(self) -> Verdict:
         if not any(moved(trace, pair) for pair in self.pairs for trace in (pair.candidate, pair.reference)):
             return Verdict.NOTHING_LEARNED  # neither run learned, which tells nothing about the change
